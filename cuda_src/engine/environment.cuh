@@ -1,0 +1,253 @@
+// What an environment's dynamics see of one copy, and the course of an episode around them.
+//
+// An environment derives from Environment and defines three functions:
+//   void reset()     sets the state at the start of an episode;
+//   void step()      advances the state by one step; adds to reward[i], sets terminated[i];
+//   void observe()   calls each_observation to write what the agents see.
+// Their calls of each, any, count, sum, argmin and each_observation are barriers for many copies at once: every copy
+// must come to the same calls in the same order, so conditions go inside a loop, not around it. Declared (generated
+// from the Python declaration) brings the parameters, the groups as ranges of agents, and the state fields as arrays
+// over the agents of this copy.
+#pragma once
+
+#include "math.cuh"
+#include "nearest.cuh"
+#include "observation.cuh"
+#include "portable.cuh"
+#include "random.cuh"
+#include "range.cuh"
+#ifdef __CUDACC__
+#include "team_cuda.cuh"
+#else
+#include "team_cpu.cuh"
+#endif
+
+class Environment : public Declared, public Math, public Team {
+ public:
+  // ---- for the dynamics ----
+
+  int time;          // steps taken in this episode, this one included
+  bool* alive;       // [num_agents] in the game at the start of this step
+  float* reward;     // [num_agents] zero at the start of a step; stays zero for agents out of the game
+  bool* terminated;  // [num_agents] set it, and the agent leaves the game after observing this step's outcome
+
+  // Component `component` of agent i's discrete action, always within its action space.
+  METHOD int action(int i, int component = 0) const {
+    const int g = group_of(i), at = action_index(g, i, component);
+    if (Geometry::staged) return actions_[action_slab(g) + team_ * action_size(g) + at];
+    const std::size_t global = copy_ * action_size(g) + at;
+    const void* all = arguments_->action[g];
+    if (arguments_->action_bytes[g] == 1)
+      return within_space(g, component, static_cast<const std::uint8_t*>(all)[global]);
+    if (arguments_->action_bytes[g] == 4)
+      return within_space(g, component, static_cast<const std::int32_t*>(all)[global]);
+    return within_space(g, component, static_cast<const std::int64_t*>(all)[global]);
+  }
+
+  // Component `component` of agent i's continuous action, as given: clip it before use.
+  METHOD float continuous_action(int i, int component = 0) const {
+    const int g = group_of(i), at = action_index(g, i, component);
+    if (Geometry::staged) return portable::bit_cast<float>(actions_[action_slab(g) + team_ * action_size(g) + at]);
+    return static_cast<const float*>(arguments_->action[g])[copy_ * action_size(g) + at];
+  }
+
+  // Random numbers of agent i in this step of this copy's episode.
+  METHOD Random random(int i) const {
+    const std::uint64_t key = reseeding_ ? copy_key(seed(), copy_) : static_cast<std::uint64_t>(arguments_->key[copy_]);
+    return Random(key, episode(), time, i);
+  }
+
+  // Random numbers of agent i that are the same in every copy and episode under one seed.
+  METHOD Random common_random(int i) const { return Random(seed(), -1, 0, i); }
+
+  // The K agents of a range nearest to agent i, itself apart, for which eligible(j) holds.
+  template <int K, class Eligible>
+  METHOD Nearest<K> nearest(int i, Range among, const float* x, const float* y, Eligible eligible) const {
+    return find_nearest<K>(x[i], y[i], among, x, y, [&](int j) { return j != i && eligible(j); });
+  }
+
+  // Calls write(i, row) for every agent of the range; row[k] = value sets entry k of its observation.
+  template <class Write>
+  METHOD void each_observation(Range range, Write write) {
+#ifdef __CUDACC__
+    if constexpr (Geometry::row_lanes > 1) {
+      if (active_)
+        for (int i = range.first + lane_ / Geometry::row_lanes; i < range.end(); i += rows_at_once)
+          write(i, ObservationRow<Geometry::row_lanes>(observation_row(i), lane_ % Geometry::row_lanes));
+      synchronize();
+    } else if constexpr (Geometry::packed) {
+      each(range, [&](int i) { write(i, ObservationRow<1>(observation_row(i), 0)); });
+    } else {
+      each_staged_observation(range, write);
+    }
+#else
+    each(range, [&](int i) { write(i, ObservationRow<1>(observation_row(i), 0)); });
+#endif
+  }
+
+ protected:
+  // ---- for the engine: the course of an episode ----
+
+  const Arguments* arguments_;
+  std::size_t copy_;
+  int new_episodes_ = 0;                 // 1 after a reset in this launch
+  bool alive_changed_ = false;           // whether an agent of this lane left or came back in this launch
+  bool reseeding_ = false;               // whether this launch gives the copy a new random key
+  float* observation_base_[num_groups];  // of each group's first agent in this copy
+
+  METHOD int episode() const { return (reseeding_ ? -1 : arguments_->episode[copy_]) + new_episodes_; }
+  METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(*arguments_->seed); }
+  METHOD bool is_over() {
+    const bool some_are_there = any(agents, [&](int i) { return alive[i]; });
+    return time >= arguments_->max_steps || !some_are_there;
+  }
+
+  METHOD float* observation_row(int i) const {
+    float* row = nullptr;
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g)  // a run-time index would move the array to local memory
+      if (group_range(g).has(i)) row = observation_base_[g] + (i - group_range(g).first) * observation_size(g);
+    return row;
+  }
+
+  // Agents that terminated leave, once the outcome has been observed.
+  METHOD void leave() {
+    each(agents, [&](int i) {
+      if (!alive[i] || !terminated[i]) return;
+      alive[i] = false;
+      alive_changed_ = true;
+    });
+  }
+
+  // Counters of this copy; every lane of its team holds them.
+  METHOD void load_counters() {
+    time = arguments_->time[copy_];
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g) {
+      group_return_[g] = arguments_->group_return[copy_ * num_groups + g];
+      group_steps_[g] = agents_leave ? arguments_->group_steps[copy_ * num_groups + g] : 0;
+    }
+  }
+
+  METHOD void store_counters() const {
+    if (!is_leader()) return;
+    arguments_->time[copy_] = time;
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g) {
+      arguments_->group_return[copy_ * num_groups + g] = group_return_[g];
+      if (agents_leave) arguments_->group_steps[copy_ * num_groups + g] = group_steps_[g];
+    }
+    if (new_episodes_ > 0) arguments_->episode[copy_] = episode();
+    if (reseeding_) arguments_->key[copy_] = static_cast<std::int64_t>(copy_key(seed(), copy_));
+  }
+
+  // Adds this step to the sums of the episode, and reports them when it is over.
+  METHOD void account(bool finished) {
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g) {
+      const float rewards = sum(group_range(g), [&](int i) { return reward[i]; });
+      const int present = agents_leave ? count(group_range(g), [&](int i) { return alive[i]; }) : 0;
+      if (!active_) continue;
+      group_return_[g] += rewards;
+      group_steps_[g] += present;
+      if (!finished || !is_leader()) continue;
+      const float size = static_cast<float>(group_range(g).size);
+      const std::size_t at = copy_ * num_groups + g;
+      arguments_->episode_return[at] = group_return_[g] / size;
+      arguments_->episode_length[at] =
+          static_cast<float>(agents_leave ? group_steps_[g] : time) / (agents_leave ? size : 1.0f);
+    }
+  }
+
+  METHOD void forget_sums() {
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g) {
+      if (!active_) continue;
+      group_return_[g] = 0.0f;
+      group_steps_[g] = 0;
+    }
+  }
+
+  // A discrete action limited to its space; the bits of a continuous one as they are.
+  template <class Value>
+  METHOD static int within_space(int g, int component, Value value) {
+    const int count = action_count(g, component);
+    if (action_count(g, 0) == 0) return static_cast<int>(value);
+    return value > 0 ? (value < count ? static_cast<int>(value) : count - 1) : 0;
+  }
+
+  // Entries of group g's actions in one copy.
+  METHOD static int action_size(int g) { return group_range(g).size * action_width(g); }
+
+  // Where group g's actions start when those of all copies of a block are laid out group by group.
+  METHOD static int action_slab(int g) {
+    int offset = 0;
+    for (int before = 0; before < g; ++before) offset += (Geometry::copies * action_size(before) + 3) & ~3;
+    return offset;
+  }
+
+  const int* actions_;  // of the block's copies, group by group, where they are staged
+
+ private:
+  METHOD static int action_index(int g, int i, int component) {
+    return (i - group_range(g).first) * action_width(g) + component;
+  }
+
+  float group_return_[num_groups];
+  int group_steps_[num_groups];
+
+#ifdef __CUDACC__
+  static constexpr int rows_at_once = Geometry::lanes / Geometry::row_lanes;
+
+  // Floats from the start of agent 0's observation to agent i's if all agents' observations were laid end to end.
+  METHOD static int observation_offset(int i) {
+    const int g = group_of(i);
+    int offset = (i - group_range(g).first) * observation_size(g);
+    for (int before = 0; before < g; ++before) offset += group_range(before).size * observation_size(before);
+    return offset;
+  }
+
+  // Each warp collects the rows of its 32 agents in shared memory and writes them to device memory as whole lines.
+  template <class Write>
+  METHOD void each_staged_observation(Range range, Write& write) {
+    if (!active_) return;  // the whole block
+    float* stage = stage_ + (lane_ / 32) * Geometry::warp_stage_floats;
+    const int warp_first = lane_ & ~31;
+    for (int first = 0; first < range.end(); first += Geometry::lanes) {
+      const int base = Math::min(first + warp_first, num_agents - 1);
+      const int i = first + lane_;
+      if (range.has(i)) write(i, ObservationRow<1>(stage + observation_offset(i) - observation_offset(base), 0));
+      __syncwarp();
+#pragma unroll
+      for (int g = 0; g < num_groups; ++g) {
+        const Range group = group_range(g);
+        const int from = Math::max(Math::max(group.first, range.first), first + warp_first);
+        const int to = Math::min(Math::min(group.end(), range.end()), first + warp_first + 32);
+        if (from < to)
+          copy_floats(observation_row(from), stage + observation_offset(from) - observation_offset(base),
+                      32 * observation_size(g), (to - from) * observation_size(g), lane_ % 32);
+      }
+      __syncwarp();
+    }
+    synchronize();
+  }
+
+ protected:
+  // One warp copies `count` floats, at most the constant `most`; four at a time where both sides allow it.
+  METHOD static void copy_floats(float* to, const float* from, int most, int count, int lane) {
+    const auto both = reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from);
+    if ((both & 15) == 0 && count == most && most % 4 == 0) {
+#pragma unroll 8
+      for (int trip = 0; trip < (most / 4 + 31) / 32; ++trip) {
+        const int k = lane + 32 * trip;
+        if (k < most / 4) reinterpret_cast<float4*>(to)[k] = reinterpret_cast<const float4*>(from)[k];
+      }
+    } else {
+#pragma unroll 1
+      for (int k = lane; k < count; k += 32) to[k] = from[k];
+    }
+  }
+
+  float* stage_;
+#endif
+};

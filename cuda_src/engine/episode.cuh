@@ -1,0 +1,75 @@
+// The course of an episode around an environment's dynamics: counting, termination, truncation, statistics, autoreset.
+#pragma once
+
+#include "environment.cuh"
+
+enum class Autoreset { next_step, same_step, disabled };  // as in gymnasium.vector.AutoresetMode
+
+template <class Rules>
+class Episode : public Rules {
+ protected:
+  bool finished_ = false;   // the episode ended in this step
+  bool truncated_ = false;  // the step limit is reached
+  bool done_ = false;       // the episode is over
+
+  // One step, or what stands in its place for a copy whose episode is over.
+  METHOD void advance() {
+    this->only_if(true);
+    const bool over = this->is_over();
+    this->each(this->agents, [&](int i) {
+      this->reward[i] = 0.0f;
+      this->terminated[i] = !this->alive[i];
+    });
+    this->only_if(!over);
+    if (this->any_active()) play();
+    this->only_if(over && Geometry::autoreset != Autoreset::disabled);
+    if (this->any_active()) {
+      restart();
+      this->each(this->agents, [&](int i) { this->terminated[i] = false; });
+    }
+    truncated_ = this->time >= this->arguments_->max_steps;
+    done_ = over ? Geometry::autoreset == Autoreset::disabled : finished_;
+  }
+
+  // The state at the start of the next episode.
+  METHOD void restart() {
+    if (this->active_) {
+      ++this->new_episodes_;
+      this->time = 0;
+      this->alive_changed_ = true;
+    }
+    this->each(this->agents, [&](int i) { this->alive[i] = true; });
+    this->forget_sums();
+    Rules::reset();
+  }
+
+  // A reset that the user asks for; copies that are not chosen stay as they are.
+  METHOD void restart_if(bool chosen) {
+    this->only_if(chosen);
+    this->reseeding_ = this->active_ && this->arguments_->reseed != 0;
+    if (this->any_active()) restart();
+    this->each(this->agents, [&](int i) {
+      const int g = this->group_of(i);
+      const Range group = this->group_range(g);
+      const std::size_t at = this->copy_ * group.size + (i - group.first);
+      this->arguments_->reward[g][at] = 0.0f;
+      this->arguments_->terminated[g][at] = false;
+    });
+    if (!this->is_leader()) return;
+    this->arguments_->truncated[this->copy_] = false;
+    this->arguments_->done[this->copy_] = false;
+  }
+
+ private:
+  METHOD void play() {
+    if (this->active_) ++this->time;
+    Rules::step();
+    if (Rules::agents_leave)
+      this->each(this->agents, [&](int i) {
+        if (!this->alive[i]) this->reward[i] = 0.0f;
+      });
+    const bool some_stay = this->any(this->agents, [&](int i) { return !this->terminated[i]; });
+    finished_ = this->active_ && (this->time >= this->arguments_->max_steps || !some_stay);
+    this->account(finished_);
+  }
+};

@@ -1,0 +1,120 @@
+// Exact nearest neighbours in the plane; of equally near ones the lowest index comes first, on every device.
+#pragma once
+
+#include "math.cuh"
+#include "portable.cuh"
+#include "range.cuh"
+
+// Up to K agents, nearest first.
+template <int K>
+struct Nearest {
+  float distance_squared[K];  // infinite where there is none
+  int index[K];
+  int found;
+
+  METHOD int operator[](int k) const { return index[k]; }
+
+  METHOD void clear() {
+    for (int k = 0; k < K; ++k) {
+      distance_squared[k] = Math::infinity;
+      index[k] = -1;
+    }
+    found = 0;
+  }
+};
+
+#ifdef __CUDACC__
+
+// The K nearest to (at_x, at_y) among the agents of a range for which eligible(j) holds. Candidates come in the order
+// of their indices, so `<` keeps the lower of two equally near ones in front. The list is shifted without branches and
+// with constant indices: it stays in registers.
+template <int K, class Eligible>
+METHOD Nearest<K> find_nearest(float at_x, float at_y, Range among, const float* x, const float* y, Eligible eligible) {
+  Nearest<K> best;
+  best.clear();
+  for (int j = among.first; j < among.end(); ++j) {
+    const float dx = x[j] - at_x, dy = y[j] - at_y;
+    const float distance = dx * dx + dy * dy;
+    if (!(distance < best.distance_squared[K - 1]) || !eligible(j)) continue;
+#pragma unroll
+    for (int k = K - 1; k >= 0; --k) {
+      const int above = k > 0 ? k - 1 : 0;
+      const bool before = distance < best.distance_squared[k];
+      const bool shift = k > 0 && distance < best.distance_squared[above];
+      best.index[k] = shift ? best.index[above] : before ? j : best.index[k];
+      best.distance_squared[k] = shift ? best.distance_squared[above] : before ? distance : best.distance_squared[k];
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < K; ++k) best.found += best.index[k] >= 0 ? 1 : 0;
+  return best;
+}
+
+#else
+
+// The same on a CPU, where the point is to compare in vector registers and to branch seldom. A first pass takes the
+// least distance in each of `width` interleaved columns of candidates; the K-th smallest of these is a bound that at
+// least K candidates keep, and that few others do. A second pass collects those and places each by its rank.
+template <int K, class Eligible>
+METHOD Nearest<K> find_nearest(float at_x, float at_y, Range among, const float* x, const float* y, Eligible eligible) {
+  constexpr int width = 16 * ((K + 19) / 16);  // somewhat more columns than neighbours make a tight bound
+  constexpr int capacity = 4 * width;
+  const auto distance_squared = [&](int j) {
+    const float dx = x[j] - at_x, dy = y[j] - at_y;
+    const float distance = dx * dx + dy * dy;
+    return eligible(j) ? distance : Math::infinity;
+  };
+
+  float least[width];
+  for (int t = 0; t < width; ++t) least[t] = Math::infinity;
+  int first = among.first;
+  for (; first + width <= among.end(); first += width)
+    for (int t = 0; t < width; ++t) least[t] = Math::min(least[t], distance_squared(first + t));
+  for (int t = 0; first + t < among.end(); ++t) least[t] = Math::min(least[t], distance_squared(first + t));
+  int smaller[width] = {};
+  for (int u = 0; u < width; ++u)
+    for (int t = 0; t < width; ++t) smaller[t] += least[u] < least[t] ? 1 : 0;
+  float bound = 0.0f;
+  for (int t = 0; t < width; ++t) bound = Math::max(bound, smaller[t] < K ? least[t] : 0.0f);
+  bound = Math::min(bound, 3.402823466e38f);  // infinity stands for candidates that are not eligible
+
+  Nearest<K> best;
+  best.clear();
+  float distance[capacity + width];
+  int candidate[capacity + width];
+  int size = 0;
+  const auto rank_candidates = [&] {
+    const int padded = (size + 15) & ~15;
+    for (int u = size; u < padded; ++u) distance[u] = Math::infinity;
+    for (int u = 0; u < size; ++u) {
+      int rank = 0;
+      for (int v = 0; v < padded; ++v) rank += (distance[v] < distance[u]) | ((distance[v] == distance[u]) & (v < u));
+      if (rank >= K) continue;
+      best.distance_squared[rank] = distance[u];
+      best.index[rank] = candidate[u];
+    }
+    best.found = Math::min(size, K);
+  };
+  for (first = among.first; first < among.end(); first += width) {
+    float batch[width];
+    const int in_batch = Math::min(width, among.end() - first);
+    if (in_batch == width)
+      for (int t = 0; t < width; ++t) batch[t] = distance_squared(first + t);
+    else
+      for (int t = 0; t < in_batch; ++t) batch[t] = distance_squared(first + t);
+    for (int t = 0; t < in_batch; ++t) {
+      distance[size] = batch[t];
+      candidate[size] = first + t;
+      size += batch[t] <= bound ? 1 : 0;
+    }
+    if (size <= capacity) continue;
+    rank_candidates();  // many are equally near: only the first K can matter
+    size = best.found;
+    memcpy(distance, best.distance_squared, size * sizeof(float));
+    memcpy(candidate, best.index, size * sizeof(int));
+  }
+  rank_candidates();
+  return best;
+}
+
+#endif

@@ -1,0 +1,31 @@
+// Where an agent writes its observation.
+#pragma once
+
+#include "portable.cuh"
+
+// One agent's row of floats. `lanes` lanes may fill a row together, in which case each() spreads the entries over them.
+template <int lanes>
+class ObservationRow {
+ public:
+  METHOD ObservationRow(float* row, int lane) : row_(row), lane_(lane) {}
+
+  // Entry k; write each entry once.
+  METHOD float& operator[](int k) const { return row_[k]; }
+
+  // Calls visit(k) for k = 0, …, count - 1, in no particular order: the way to fill a long row.
+  template <class Visit>
+  METHOD void each(int count, Visit visit) const {
+    if constexpr (lanes == 1) {
+#ifndef __CUDACC__
+#pragma GCC ivdep  // rows do not overlap the state: the loop may run in vector registers
+#endif
+      for (int k = 0; k < count; ++k) visit(k);
+    } else {
+      for (int k = lane_; k < count; k += lanes) visit(k);
+    }
+  }
+
+ private:
+  float* row_;
+  int lane_;
+};

@@ -1,0 +1,57 @@
+// What differs between a CUDA build and a C++ build of the same source.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+// METHOD marks every function of the engine and of the environments: inlined, so that constants fold through all
+// layers.
+#ifdef __CUDACC__
+#define METHOD __device__ __forceinline__
+#else
+#define METHOD inline __attribute__((always_inline))
+#endif
+
+namespace portable {
+
+template <class To, class From>
+METHOD To bit_cast(From value) {
+  static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
+  To result;
+  memcpy(&result, &value, sizeof(To));
+  return result;
+}
+
+METHOD std::uint32_t multiply_high(std::uint32_t a, std::uint32_t b) {
+#ifdef __CUDACC__
+  return __umulhi(a, b);
+#else
+  return static_cast<std::uint32_t>((static_cast<std::uint64_t>(a) * b) >> 32);
+#endif
+}
+
+METHOD float square_root(float x) {  // correctly rounded on both
+#ifdef __CUDACC__
+  return __fsqrt_rn(x);
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
+
+METHOD float round_down(float x) {
+#ifdef __CUDACC__
+  return floorf(x);
+#else
+  return __builtin_floorf(x);
+#endif
+}
+
+METHOD float round_nearest(float x) {
+#ifdef __CUDACC__
+  return rintf(x);
+#else
+  return __builtin_rintf(x);
+#endif
+}
+
+}  // namespace portable

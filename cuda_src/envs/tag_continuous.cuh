@@ -1,0 +1,121 @@
+// Tag in the plane. Parameters, groups and state are declared in gpu_marl_envs/envs/tag_continuous.py.
+
+struct TagContinuous : Environment {
+  METHOD void reset() {
+    each(agents, [&](int i) {
+      auto draw = start == Start::fixed ? common_random(i) : random(i);
+      x[i] = draw.uniform(0.0f, grid_length);
+      y[i] = draw.uniform(0.0f, grid_length);
+      direction[i] = draw.integer(4) * (pi / 2.0f);
+      speed[i] = 0.0f;
+      acceleration[i] = 0.0f;
+    });
+  }
+
+  METHOD void step() {
+    each(agents, [&](int i) {
+      if (alive[i])
+        move(i);
+      else
+        speed[i] = direction[i] = 0.0f;
+      tags[i] = 0;
+    });
+    each(runner, [&](int i) {
+      if (alive[i]) flee(i);
+    });
+    each(agents, [&](int i) {
+      if (tagger.has(i))
+        reward[i] += float(tags[i]) * tag_reward_for_tagger + step_penalty_for_tagger;
+      else
+        reward[i] += step_reward_for_runner + (survives(i) ? end_of_game_reward_for_runner : 0.0f);
+    });
+    const bool any_runner_left = any(runner, [&](int i) { return !terminated[i]; });
+    each(agents, [&](int i) {
+      if (!any_runner_left) terminated[i] = true;
+    });
+  }
+
+  METHOD void move(int i) {
+    acceleration[i] += change(i, 0, num_acceleration_levels, min_acceleration, max_acceleration);
+    direction[i] = wrap(direction[i] + change(i, 1, num_turn_levels, min_turn, max_turn), 2.0f * pi);
+    const float top_speed = max_speed * (tagger.has(i) ? skill_level_tagger : skill_level_runner);
+    speed[i] = clip(speed[i] + acceleration[i], 0.0f, top_speed);
+    if (speed[i] <= 0.0f || speed[i] >= top_speed) acceleration[i] = 0.0f;
+
+    const float to_x = x[i] + speed[i] * cos(direction[i]);
+    const float to_y = y[i] + speed[i] * sin(direction[i]);
+    x[i] = clip(to_x, 0.0f, grid_length);
+    y[i] = clip(to_y, 0.0f, grid_length);
+    if (x[i] != to_x || y[i] != to_y) reward[i] += edge_hit_penalty;
+  }
+
+  // The change of acceleration (component 0) or direction (component 1) that agent i chose.
+  METHOD float change(int i, int component, int levels, float low, float high) {
+    if constexpr (continuous_actions) return clip(continuous_action(i, component), low, high);
+    const int level = action(i, component) - 1;  // -1 changes nothing
+    if (level < 0) return 0.0f;
+    return levels == 1 ? low : low + float(level) * ((high - low) / float(levels - 1));
+  }
+
+  // The nearest tagger tags runner i if it is close enough.
+  METHOD void flee(int i) {
+    const auto hunter = nearest<1>(i, tagger, x, y, [](int) { return true; });
+    if (!(hunter.distance_squared[0] < square(tagging_distance * grid_length))) return;
+    add(tags[hunter[0]], 1);
+    reward[i] += tag_penalty_for_runner;
+    if (runner_exits_game_after_tagged) terminated[i] = true;
+  }
+
+  METHOD bool survives(int i) { return time == episode_length && !terminated[i]; }
+
+  METHOD void observe() {
+    if constexpr (use_full_observation)
+      observe_everyone();
+    else
+      observe_nearest();
+  }
+
+  METHOD void observe_everyone() {
+    constexpr int others = num_agents - 1;
+    each_observation(agents, [&](int i, auto row) {
+      row.each(others, [&](int k) {
+        const int j = k < i ? k : k + 1;
+        write_other(i, j, row, k, others, alive[i] ? 1.0f : 0.0f);
+        row[5 * others + k] = tagger.has(j);
+        row[6 * others + k] = alive[j];
+      });
+      row[7 * others] = alive[i] ? float(time) / float(episode_length) : 0.0f;
+    });
+  }
+
+  METHOD void observe_nearest() {
+    constexpr int observed = num_other_agents_observed;
+    each_observation(agents, [&](int i, auto row) {
+      if (!alive[i]) {
+        row.each(7 * observed + 1, [&](int k) { row[k] = 0.0f; });
+        return;
+      }
+      const auto neighbor = nearest<observed>(i, agents, x, y, [&](int j) { return alive[j]; });
+#pragma unroll
+      for (int k = 0; k < observed; ++k) {
+        const bool there = k < neighbor.found;
+        const int j = there ? neighbor[k] : i;  // zeros where there is none
+        write_other(i, j, row, k, observed, 1.0f);
+        row[5 * observed + k] = there && tagger.has(j);
+        row[6 * observed + k] = there;
+      }
+      row[7 * observed] = float(time) / float(episode_length);
+    });
+  }
+
+  // How agent j differs from agent i, as the k-th of `count` others in the observation.
+  template <class Row>
+  METHOD void write_other(int i, int j, Row& row, int k, int count, float scale) {
+    const float per_length = scale / (grid_length * 1.41421356237309505f), per_speed = scale / max_speed;
+    row[k] = (x[j] - x[i]) * per_length;
+    row[count + k] = (y[j] - y[i]) * per_length;
+    row[2 * count + k] = (speed[j] - speed[i]) * per_speed;
+    row[3 * count + k] = (acceleration[j] - acceleration[i]) * per_speed;
+    row[4 * count + k] = (direction[j] - direction[i]) * (scale / (2.0f * pi));
+  }
+};

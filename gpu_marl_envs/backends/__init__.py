@@ -1,0 +1,1 @@
+"""Compile, bind and launch: one module per device type."""

@@ -1,0 +1,245 @@
+"""The C++ side of a declaration: the translation unit that a backend compiles, and the struct that a launch takes."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+import gpu_marl_envs
+from gpu_marl_envs.backends.layout import Layout
+from gpu_marl_envs.errors import DeclarationError
+from gpu_marl_envs.spec import Environment, Field, Parameter
+
+_C_TYPES = {"float32": "float", "int32": "int"}
+_C_SCALARS: dict[type, str] = {int: "int", float: "float"}
+_AUTORESET = {
+    AutoresetMode.NEXT_STEP: "next_step",
+    AutoresetMode.SAME_STEP: "same_step",
+    AutoresetMode.DISABLED: "disabled",
+}
+# Names that the engine or C++ has taken: an environment's own would hide them, or be hidden.
+_RESERVED = frozenset(
+    """
+    agents agents_leave num_agents num_groups alive reward terminated time each any count sum argmin add action
+    continuous_action random common_random nearest each_observation reset step observe min max clip square abs sqrt
+    floor round to_int wrap sin cos exp log tanh atan2 pi infinity bind visit_state group_of group_range
+    observation_size observation_row observation_offset action_width action_count action_size action_slab action_index
+    within_space episode seed is_over leave account forget_sums load_counters store_counters only_if any_active
+    is_leader synchronize copy_floats each_staged_observation rows_at_once
+    alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double
+    else enum explicit export extern false float for friend goto if inline int long mutable namespace new not operator
+    or private protected public register return short signed sizeof static struct switch template this throw true try
+    typedef typeid typename union unsigned using virtual void volatile while xor
+    """.split()
+)
+
+
+@cache
+def sources_folder() -> Path:
+    """The folder with the kernel sources: inside an installed package, or beside the package in a checkout."""
+    package = Path(gpu_marl_envs.__file__).parent
+    for folder in (package / "cuda_src", package.parent / "cuda_src"):
+        if (folder / "engine").is_dir():
+            return folder
+    raise DeclarationError(f"The kernel sources are missing from {package}; install gpu-marl-envs again.")
+
+
+def persistent_fields(environment: Environment) -> list[Field]:
+    """The declared fields that outlive a step."""
+    return [field for field in environment.state_fields() if not field.scratch]
+
+
+def runtime_parameters(environment: Environment) -> list[Parameter]:
+    """The parameters that a launch passes; the others are compiled in."""
+    return [parameter for parameter in environment.parameters() if not parameter.static]
+
+
+def arguments_dtype(environment: Environment) -> np.dtype[np.void]:
+    """The struct ``Arguments`` that every launch takes: addresses first, then 4-byte values, so that it has no gaps."""
+    groups = (len(environment.agent_groups),)
+    pointers = ["seed", "key", "time", "episode", "alive", "group_return", "group_steps"]
+    pointers += ["truncated", "done", "episode_return", "episode_length", "mask", "workspace"]
+    by_group = ["action", "observation", "final_observation", "reward", "terminated"]
+    columns: list[tuple[Any, ...]] = [(name, np.uint64) for name in pointers]
+    columns += [(name, np.uint64, groups) for name in by_group]
+    columns += [(f"state_{field.name}", np.uint64) for field in persistent_fields(environment)]
+    columns += [
+        ("num_envs", np.int64),
+        ("max_steps", np.int32),
+        ("reseed", np.int32),
+        ("aligned", np.int32),
+        ("action_bytes", np.int32, groups),
+    ]
+    types = {int: np.int32, float: np.float32}
+    columns += [(f"param_{p.name}", types[p.kind]) for p in runtime_parameters(environment)]
+    return np.dtype(columns, align=True)
+
+
+def translation_unit(environment: Environment, layout: Layout, autoreset: AutoresetMode, *, cuda: bool) -> str:
+    """The source that a backend compiles: constants and structs of the declaration, the engine, the dynamics."""
+    _check_names(environment)
+    kernel = environment.kernel()
+    rules = type(environment).__name__
+    return "\n".join(
+        [
+            f"// Generated from the declaration of {environment.id}.",
+            '#include "engine/range.cuh"',
+            "enum class Autoreset;",
+            _arguments_struct(environment),
+            _geometry_struct(environment, layout, autoreset),
+            _declared_struct(environment),
+            '#include "engine/environment.cuh"',
+            f'#include "{kernel}"',
+            f"using Rules = {rules};",
+            f'#include "engine/kernels_{"cuda" if cuda else "cpu"}.cuh"',
+            "",
+        ]
+    )
+
+
+def _check_names(environment: Environment) -> None:
+    names = [p.name for p in environment.parameters()]
+    names += [field.name for field in environment.state_fields()]
+    names += [group.name for group in environment.agent_groups]
+    for name in names:
+        if name in _RESERVED or names.count(name) > 1:
+            why = "used twice" if names.count(name) > 1 else "a name of the engine or of C++"
+            raise DeclarationError(f"{environment.id}: {name!r} is {why}; rename it in the declaration.")
+
+
+def _arguments_struct(environment: Environment) -> str:
+    size = f"[{len(environment.agent_groups)}]"
+    lines = [
+        "const std::int64_t* seed;        // [1]",
+        "std::int64_t* key;               // [E] of the random numbers",
+        "std::int32_t* time;              // [E] steps taken in this episode",
+        "std::int32_t* episode;           // [E] number of this episode, -1 before the first",
+        "bool* alive;                     // [E, n]",
+        "float* group_return;             // [E, groups] rewards of this episode so far",
+        "std::int32_t* group_steps;       // [E, groups] steps of agents in this episode so far",
+        "bool* truncated;                 // [E]",
+        "bool* done;                      // [E]",
+        "float* episode_return;           // [E, groups] of the last finished episode",
+        "float* episode_length;           // [E, groups] of the last finished episode",
+        "const bool* mask;                // [E] copies to reset; null resets all",
+        "unsigned char* workspace;        // [E, unit_bytes] where a copy does not fit into shared memory",
+        f"const void* action{size};",
+        f"float* observation{size};",
+        f"float* final_observation{size};",
+        f"float* reward{size};",
+        f"bool* terminated{size};",
+        *(f"{_C_TYPES[field.dtype]}* state_{field.name};" for field in persistent_fields(environment)),
+        "std::int64_t num_envs;",
+        "std::int32_t max_steps;",
+        "std::int32_t reseed;             // whether a reset restarts the random numbers",
+        "std::int32_t aligned;            // whether all tensors start at a multiple of 16 bytes",
+        f"std::int32_t action_bytes{size};",
+        *(f"{_C_SCALARS[p.kind]} param_{p.name};" for p in runtime_parameters(environment)),
+    ]
+    return _struct("Arguments", lines)
+
+
+def _geometry_struct(environment: Environment, layout: Layout, autoreset: AutoresetMode) -> str:
+    numbers = {
+        "num_agents": environment.num_agents,
+        "lanes": layout.lanes,
+        "copies": layout.copies,
+        "copies_per_warp": layout.copies_per_warp,
+        "warps": layout.warps,
+        "threads": layout.threads,
+        "unit_bytes": layout.unit_bytes,
+        "row_lanes": layout.row_lanes,
+        "warp_stage_floats": layout.warp_stage_floats,
+        "scratch_bytes": layout.scratch_bytes,
+        **{f"{name}_at": offset for name, offset in layout.offsets.items()},
+    }
+    switches = {"packed": layout.packed, "staged": layout.staged}
+    lines = [f"static constexpr int {name} = {value};" for name, value in numbers.items()]
+    lines += [f"static constexpr bool {name} = {_literal(value)};" for name, value in switches.items()]
+    order = list(_AUTORESET.values()).index(_AUTORESET[autoreset])
+    lines += [f"static constexpr Autoreset autoreset = static_cast<Autoreset>({order});  // {_AUTORESET[autoreset]}"]
+    return _struct("Geometry", lines)
+
+
+def _declared_struct(environment: Environment) -> str:
+    groups = environment.agent_groups
+    firsts = [sum(group.size for group in groups[:g]) for g in range(len(groups))]
+    lines = [
+        f"static constexpr int num_agents = {environment.num_agents};",
+        f"static constexpr int num_groups = {len(groups)};",
+        f"static constexpr bool agents_leave = {_literal(environment.agents_leave)};",
+        f"Range agents{{0, {environment.num_agents}}};",
+        *(f"Range {group.name}{{{first}, {group.size}}};" for group, first in zip(groups, firsts, strict=True)),
+    ]
+    for p in environment.parameters():
+        lines += _parameter_member(p, getattr(environment, p.name))
+    for field in environment.state_fields():
+        lines.append(f"{_C_TYPES[field.dtype]}* {field.name};  // {field.doc}")
+    binds = [f"{p.name} = arguments.param_{p.name};" for p in runtime_parameters(environment)]
+    lines.append("METHOD void bind(const Arguments& arguments) { (void)arguments; " + " ".join(binds) + " }")
+    visits = []
+    for field in environment.state_fields():
+        c_type = _C_TYPES[field.dtype]
+        address = f"static_cast<{c_type}*>(nullptr)" if field.scratch else f"arguments.state_{field.name}"
+        length, persists = field.length(environment.num_agents), _literal(not field.scratch)
+        visits.append(f"visit({field.name}, {address}, Geometry::{field.name}_at, {length}, {persists});")
+    lines.append("template <class Visit>")
+    lines.append("METHOD void visit_state(const Arguments& arguments, Visit visit) { (void)arguments; (void)visit;")
+    lines += visits
+    lines.append("}")
+    lines.append(_table("Range group_range", [f"Range{{{f}, {g.size}}}" for f, g in zip(firsts, groups, strict=True)]))
+    lines.append(_table("int observation_size", [str(group.observation_size) for group in groups]))
+    lines.append(_table("int action_width", [str(int(np.prod(group.action_shape))) for group in groups]))
+    counts = [_nested_table("component", [str(n) for n in group.action_counts] or ["0"]) for group in groups]
+    lines.append(_table("int action_count", counts, more="int component"))
+    of_group = " : ".join(
+        f"i < {first + group.size} ? {g}" for g, (first, group) in enumerate(zip(firsts, groups, strict=True))
+    )
+    lines.append(f"METHOD static constexpr int group_of(int i) {{ return {of_group} : {len(groups) - 1}; }}")
+    return _struct("Declared", lines)
+
+
+def _parameter_member(parameter: Parameter, value: Any) -> list[str]:
+    if not parameter.static:
+        return [f"{_C_SCALARS[parameter.kind]} {parameter.name};"]
+    if parameter.choices:
+        enum = "".join(part.capitalize() for part in parameter.name.split("_"))
+        members = ", ".join(_identifier(choice) for choice in parameter.choices)
+        return [
+            f"enum class {enum} {{ {members} }};",
+            f"static constexpr {enum} {parameter.name} = {enum}::{_identifier(value)};",
+        ]
+    c_type = "bool" if parameter.kind is bool else _C_SCALARS[parameter.kind]
+    return [f"static constexpr {c_type} {parameter.name} = {_literal(value)};"]
+
+
+def _table(name: str, values: list[str], more: str = "") -> str:
+    extra = f", {more}" if more else ""
+    unused = f" (void){more.rsplit(maxsplit=1)[-1]};" if more else ""
+    return f"METHOD static constexpr {name}(int g{extra}) {{ (void)g;{unused} return {_nested_table('g', values)}; }}"
+
+
+def _nested_table(index: str, values: list[str]) -> str:
+    if len(set(values)) == 1:
+        return values[0]
+    return "(" + "".join(f"{index} == {k} ? {value} : " for k, value in enumerate(values[:-1])) + f"{values[-1]})"
+
+
+def _struct(name: str, lines: list[str]) -> str:
+    body = "\n".join(f"  {line}" for line in lines)
+    return f"struct {name} {{\n{body}\n}};"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{float(value)!r}f" if isinstance(value, float) else str(value)
+
+
+def _identifier(choice: str) -> str:
+    return re.sub(r"\W", "_", choice)

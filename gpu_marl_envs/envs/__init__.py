@@ -1,0 +1,1 @@
+"""The packaged environments: one declaration a file, found by the registry."""

@@ -1,0 +1,322 @@
+"""What an environment declares: parameters, agent groups, spaces and state fields.
+
+An environment is a frozen dataclass that derives from :class:`Environment`. Its dataclass fields are
+its parameters; from this one declaration the package derives the C++ structs and constants, the torch
+tensors, the spaces, the PettingZoo agents, the validation of arguments and the command-line flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+import sys
+import typing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from gymnasium import spaces
+
+from gpu_marl_envs.errors import DeclarationError, ParameterError, nearest
+
+if TYPE_CHECKING:
+    from gpu_marl_envs.rendering import Canvas
+
+ActionSpace = spaces.Discrete | spaces.MultiDiscrete | spaces.Box
+
+PACKAGE_KERNELS = "envs"  # folder of the packaged dynamics files, below the kernel sources
+
+
+def param(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    unit: str = "",
+    static: bool = False,
+) -> Any:
+    """Declares a parameter of an environment.
+
+    Args:
+        default: the default value; its annotation is ``int``, ``float``, ``bool`` or ``Literal[...]``.
+        doc: one line for the documentation and the command line.
+        low: the smallest valid value (inclusive); none means unbounded.
+        high: the largest valid value (inclusive); none means unbounded.
+        unit: the unit of the value, for the documentation.
+        static: whether the kernels are compiled for this value (numbers of agents, array lengths). ``bool`` and
+            ``Literal`` parameters always are; other parameters may change without compiling again.
+    """
+    return dataclasses.field(
+        default=default, metadata={"doc": doc, "low": low, "high": high, "unit": unit, "static": static}
+    )
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A declared parameter, as the rest of the package sees it."""
+
+    name: str
+    kind: type  # int, float, bool or str (one of `choices`)
+    default: Any
+    doc: str
+    low: float | None
+    high: float | None
+    unit: str
+    static: bool
+    choices: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> str:
+        """What values are valid, in words."""
+        if self.kind is bool:
+            return "True or False"
+        if self.choices:
+            return "one of " + ", ".join(map(repr, self.choices))
+        kind = "a whole number" if self.kind is int else "a number"
+        if self.low is not None and self.high is not None:
+            return f"{kind} from {self.low:g} to {self.high:g}"
+        if self.low is not None:
+            return f"{kind} of at least {self.low:g}"
+        if self.high is not None:
+            return f"{kind} of at most {self.high:g}"
+        return kind
+
+    def coerce(self, value: Any, owner: str) -> Any:
+        """``value`` as this parameter's Python type.
+
+        Raises:
+            ParameterError: the value has the wrong type or lies outside the valid range.
+        """
+        if self.kind is bool:
+            ok = isinstance(value, bool | np.bool_)
+        elif self.choices:
+            ok = isinstance(value, str) and value in self.choices
+        else:
+            expected = numbers.Integral if self.kind is int else numbers.Real
+            ok = isinstance(value, expected) and not isinstance(value, bool | np.bool_)
+            ok = ok and math.isfinite(value) and abs(value) < (2**31 if self.kind is int else 3e38)
+            ok = ok and (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        if not ok:
+            raise ParameterError(f"{owner}: {self.name} must be {self.valid}, but {value!r} was given.")
+        return self.kind(value)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Agents of one kind: they share an observation space and an action space.
+
+    Attributes:
+        name: lower-case letters; the agents of a group of name ``tagger`` are ``tagger_0``, ``tagger_1``, …
+        size: number of agents of this group in one copy of the environment.
+        observation_space: of one agent; a float32 ``Box``.
+        action_space: of one agent; ``Discrete``, ``MultiDiscrete`` or a float32 ``Box``, of at most one dimension.
+    """
+
+    name: str
+    size: int
+    observation_space: spaces.Box
+    action_space: ActionSpace
+
+    @cached_property
+    def observation_size(self) -> int:
+        """Number of floats in one agent's observation."""
+        return int(np.prod(self.observation_space.shape))
+
+    @cached_property
+    def action_counts(self) -> tuple[int, ...]:
+        """For discrete actions the number of choices of each component; empty for a ``Box``."""
+        if isinstance(self.action_space, spaces.Discrete):
+            return (int(self.action_space.n),)
+        if isinstance(self.action_space, spaces.MultiDiscrete):
+            return tuple(int(n) for n in self.action_space.nvec)
+        return ()
+
+    @cached_property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one agent's action: ``()`` for ``Discrete``, else one dimension."""
+        return tuple(self.action_space.shape or ())
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of the state.
+
+    Attributes:
+        name: the attribute of ``env.state`` in Python and the array's name in the dynamics.
+        dtype: ``"float32"`` or ``"int32"``.
+        doc: what it is, with its unit.
+        per: ``"agent"`` gives a tensor ``[num_envs, num_agents, *shape]``, ``"environment"`` ``[num_envs, *shape]``.
+        shape: the shape of one entry.
+        low: smallest value that the dynamics produce; for ``state_space``.
+        high: largest value that the dynamics produce; for ``state_space``.
+        scratch: the dynamics need it within a step only: it is not part of ``env.state`` and holds nothing at first.
+    """
+
+    name: str
+    dtype: Literal["float32", "int32"]
+    doc: str
+    per: Literal["agent", "environment"] = "agent"
+    shape: tuple[int, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    scratch: bool = False
+
+    def length(self, num_agents: int) -> int:
+        """Number of entries in one copy."""
+        return math.prod(self.shape) * (num_agents if self.per == "agent" else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Base of every declaration; see ``envs/tag_gridworld.py`` for the template.
+
+    Class attributes that a declaration sets:
+        id: the environment's name with its version, as in ``"tag_gridworld-v0"``.
+        state: the state fields, or a method ``state_fields`` where they depend on parameters.
+        truncate_after: name of the parameter that holds the longest episode in steps; an episode is truncated then.
+        agents_leave: whether an agent may leave the game while others stay. If not, every ``terminated`` entry must be
+            set in the same step, and the kernels need not count who is there.
+
+    Raises:
+        ParameterError: a parameter has the wrong type or lies outside its valid range.
+    """
+
+    id: ClassVar[str]
+    state: ClassVar[tuple[Field, ...]] = ()
+    truncate_after: ClassVar[str] = "episode_length"
+    agents_leave: ClassVar[bool] = True
+
+    def groups(self) -> tuple[Group, ...]:
+        """The agent groups, in the order in which their agents are numbered."""
+        raise DeclarationError(f"{type(self).__name__} must define groups().")
+
+    def state_fields(self) -> tuple[Field, ...]:
+        """The state fields, in the order in which the dynamics see them."""
+        return self.state
+
+    def check(self) -> None:
+        """Raises ParameterError where parameters contradict each other."""
+
+    def draw(self, canvas: Canvas, state: dict[str, np.ndarray]) -> None:
+        """Draws one copy.
+
+        Args:
+            canvas: what to draw on.
+            state: the copy's state fields by name (``[num_agents, …]``), and ``alive`` (bool) and ``step`` (int).
+        """
+        canvas.draw_agents(self, state)
+
+    # ---- what the rest of the package derives from a declaration ----
+
+    def __post_init__(self) -> None:
+        for parameter in self.parameters():
+            value = parameter.coerce(getattr(self, parameter.name), self.id)
+            object.__setattr__(self, parameter.name, value)
+        self.check()
+
+    @classmethod
+    def make(cls, **params: Any) -> Self:
+        """The declaration with these parameters.
+
+        Raises:
+            ParameterError: a parameter is unknown, of the wrong type or out of range.
+        """
+        known = {parameter.name for parameter in cls.parameters()}
+        for name in params:
+            if name not in known:
+                raise ParameterError(f"{cls.id} has no parameter {name!r}; {nearest(name, known)}")
+        return cls(**params)
+
+    @classmethod
+    def parameters(cls) -> tuple[Parameter, ...]:
+        """The declared parameters, in order."""
+        hints = _resolved_hints(cls)
+        return tuple(_parameter(cls, field, hints[field.name]) for field in dataclasses.fields(cls))
+
+    @classmethod
+    def kernel(cls) -> Path:
+        """The file with the dynamics: ``<module>.cuh`` beside the declaration, or the packaged one of that name."""
+        module = sys.modules[cls.__module__].__file__
+        if module is None:
+            raise DeclarationError(f"{cls.id} must be declared in a file, with its .cuh file beside it.")
+        beside = Path(module).with_suffix(".cuh")
+        if beside.exists():
+            return beside
+        from gpu_marl_envs.backends.source import sources_folder
+
+        packaged = sources_folder() / PACKAGE_KERNELS / beside.name
+        if packaged.exists():
+            return packaged
+        raise DeclarationError(f"{cls.id}: there is no dynamics file {beside}; write it beside its declaration.")
+
+    @cached_property
+    def agent_groups(self) -> tuple[Group, ...]:
+        """The checked result of :meth:`groups`, always the same objects."""
+        groups = self.groups()
+        for group in groups:
+            _check_group(self.id, group)
+        if len({group.name for group in groups}) != len(groups) or not groups:
+            raise DeclarationError(f"{self.id} must have at least one group, and every group its own name.")
+        return groups
+
+    @cached_property
+    def num_agents(self) -> int:
+        """Number of agents in one copy, over all groups."""
+        return sum(group.size for group in self.agent_groups)
+
+    @cached_property
+    def agent_names(self) -> tuple[str, ...]:
+        """``<group>_<i>`` for every agent of one copy, in state order."""
+        return tuple(f"{group.name}_{i}" for group in self.agent_groups for i in range(group.size))
+
+    @property
+    def max_steps(self) -> int:
+        """Steps after which an episode is truncated."""
+        return int(getattr(self, self.truncate_after))
+
+    def params(self) -> dict[str, Any]:
+        """Parameter values by name."""
+        return {parameter.name: getattr(self, parameter.name) for parameter in self.parameters()}
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _resolved_hints(cls: type) -> dict[str, Any]:
+    if cls not in _HINTS:
+        names = {"Canvas": Any}
+        _HINTS[cls] = typing.get_type_hints(cls, localns=names)
+    return _HINTS[cls]
+
+
+def _parameter(cls: type[Environment], field: dataclasses.Field[Any], hint: Any) -> Parameter:
+    if not field.metadata:
+        raise DeclarationError(f"{cls.id}: declare {field.name} with param(default, doc, …).")
+    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    kind = str if choices else hint
+    if kind not in (int, float, bool, str) or (kind is str and not choices):
+        raise DeclarationError(f"{cls.id}: {field.name} must be annotated int, float, bool or Literal[...].")
+    static = field.metadata["static"] or kind in (bool, str)
+    metadata = {key: field.metadata[key] for key in ("doc", "low", "high", "unit")}
+    return Parameter(name=field.name, kind=kind, default=field.default, static=static, choices=choices, **metadata)
+
+
+def _check_group(owner: str, group: Group) -> None:
+    where = f"{owner}: group {group.name!r}"
+    if not (group.name.isidentifier() and group.name == group.name.lower()):
+        raise DeclarationError(f"{where} must be named in lower-case letters.")
+    if group.size < 1:
+        raise DeclarationError(f"{where} must have at least one agent.")
+    observation, action = group.observation_space, group.action_space
+    if not isinstance(observation, spaces.Box) or observation.dtype != np.float32:
+        raise DeclarationError(f"{where} must observe a float32 Box.")
+    if isinstance(action, spaces.Discrete) and action.start != 0:
+        raise DeclarationError(f"{where} must have actions that start at 0.")
+    if isinstance(action, spaces.Box) and action.dtype != np.float32:
+        raise DeclarationError(f"{where} must have float32 actions.")
+    if not isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.Box) or len(group.action_shape) > 1:
+        raise DeclarationError(f"{where} must have a Discrete, MultiDiscrete or one-dimensional Box action space.")

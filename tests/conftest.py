@@ -1,0 +1,51 @@
+"""What all tests share: the devices, the profile of hypothesis, and an environment that is closed after its test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from environments.probe import Probe
+from hypothesis import HealthCheck, settings
+
+import gpu_marl_envs
+from gpu_marl_envs import registry
+from gpu_marl_envs.batched import BatchedEnv
+from gpu_marl_envs.spec import Environment
+
+settings.register_profile(
+    "repository",
+    deadline=None,  # the first example of a setting compiles its kernel
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("repository")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device on which environments run."""
+    return request.param
+
+
+@pytest.fixture
+def make(device: str) -> Iterator[Callable[..., BatchedEnv]]:
+    """``make_batched`` on the test's device; what it made is closed after the test."""
+    made: list[BatchedEnv] = []
+
+    def make_batched(env_id: str, num_envs: int, **options: Any) -> BatchedEnv:
+        made.append(gpu_marl_envs.make_batched(env_id, num_envs=num_envs, **{"device": device, **options}))
+        return made[-1]
+
+    yield make_batched
+    for env in made:
+        env.close()
+
+
+@pytest.fixture
+def probe() -> Iterator[type[Environment]]:
+    """An environment that uses all of the engine, known to the registry during a test."""
+    registry._registered[Probe.id] = Probe
+    yield Probe
+    del registry._registered[Probe.id]

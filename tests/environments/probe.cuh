@@ -1,0 +1,89 @@
+// Calls everything the engine offers.
+
+struct Probe : Environment {
+  METHOD void reset() {
+    each(agents, [&](int i) {
+      auto draw = random(i);
+      x[i] = draw.uniform(-4.0f, 4.0f);
+      y[i] = draw.normal();
+      for (int k = 0; k < 10; ++k) results[10 * i + k] = draw.uniform();
+      for (int k = 0; k < 4; ++k) pick[4 * i + k] = draw.integer(1000);
+    });
+    each(agents, [&](int i) {
+      if (i > 0) return;
+      for (int k = 0; k < 3; ++k) sums[k] = 0.0f;
+      for (int k = 0; k < 4; ++k) counts[k] = 0;
+    });
+  }
+
+  METHOD void step() {
+    each(agents, [&](int i) {
+      auto draw = random(i);
+      votes[i] = 0;
+      if (few.has(i)) {
+        x[i] += clip(continuous_action(i, 0), -1.0f, 1.0f);
+        y[i] += clip(continuous_action(i, 1), -1.0f, 1.0f);
+      } else {
+        x[i] = wrap(x[i] + 0.1f * float(action(i)) + 4.0f, 8.0f) - 4.0f;
+        y[i] += 0.1f * draw.normal();
+      }
+      apply_functions(i);
+      if (draw.uniform() < leave_below) terminated[i] = true;
+    });
+    each(agents, [&](int i) {
+      const auto near = nearest<1>(i, agents, x, y, [&](int j) { return alive[j]; });
+      if (near.found > 0) add(votes[near[0]], 1);
+    });
+    const float total_x = sum(agents, [&](int i) { return x[i]; });
+    const float few_y = sum(few, [&](int i) { return y[i]; });
+    const float many_y = sum(many, [&](int i) { return y[i] * results[10 * i]; });
+    const int positive = count(many, [&](int i) { return x[i] > 0.0f; });
+    const int lowest = argmin(agents, [&](int i) { return x[i]; });
+    const int closest = argmin(many, [&](int i) { return pick[4 * i]; });
+    const bool crowded = any(agents, [&](int i) { return votes[i] > 3; });
+    each(agents, [&](int i) {
+      pick[4 * i + 3] = votes[i];
+      reward[i] += alive[i] ? results[10 * i] + 0.5f * x[i] : 100.0f;
+      if (i > 0) return;
+      sums[0] = total_x;
+      sums[1] = few_y;
+      sums[2] = many_y;
+      counts[0] = positive;
+      counts[1] = lowest;
+      counts[2] = closest;
+      counts[3] = crowded;
+    });
+  }
+
+  METHOD void apply_functions(int i) {
+    float* result = results + 10 * i;
+    result[0] = sin(x[i]);
+    result[1] = cos(5.0f * x[i]);
+    result[2] = exp(y[i]);
+    result[3] = log(abs(x[i]) + 0.001f);
+    result[4] = tanh(y[i]);
+    result[5] = atan2(y[i], x[i]);
+    result[6] = sqrt(abs(x[i]) / (1.0f + square(y[i])));
+    result[7] = floor(x[i]) + round(y[i]);
+    result[8] = wrap(x[i], 2.0f * pi);
+    result[9] = min(x[i], y[i]) - max(x[i], y[i]);
+    pick[4 * i] = to_int(100.0f * x[i]);
+    pick[4 * i + 1] = static_cast<int>(random(i).bits() >> 1);
+    pick[4 * i + 2] = common_random(i).integer(77);
+  }
+
+  METHOD void observe() {
+    each_observation(few, [&](int i, auto row) {
+      for (int k = 0; k < 4; ++k) row[k] = results[10 * i + k];
+      row[4] = float(time);
+    });
+    each_observation(many, [&](int i, auto row) {
+      const auto near = nearest<neighbors>(i, agents, x, y, [&](int j) { return alive[j]; });
+      row.each(neighbors, [&](int k) {
+        row[k] = near.distance_squared[k] < infinity ? near.distance_squared[k] : -1.0f;
+        row[neighbors + k] = float(near.index[k]);
+      });
+      row[2 * neighbors] = sums[0];
+    });
+  }
+};

@@ -1,0 +1,62 @@
+"""Runs every kernel in every mapping to the hardware for a few steps: what the sanitizers watch.
+
+compute-sanitizer --tool memcheck  python tests/exercise_kernels.py cuda
+compute-sanitizer --tool racecheck python tests/exercise_kernels.py cuda
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+import gpu_marl_envs
+from gpu_marl_envs.testing import sample_actions
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from environments.probe import Probe
+
+NEAREST = {"use_full_observation": False, "num_other_agents_observed": 10, "tagging_distance": 0.1}
+# (environment, copies, parameters): packed copies with a last block that is not full, rows that lanes share, a block
+# for each copy, and copies too large for shared memory.
+CASES = [
+    ("tag_gridworld-v0", 131, {"num_taggers": 4, "grid_length": 3}),
+    ("tag_gridworld-v0", 131, {"num_taggers": 4, "grid_length": 3, "use_full_observation": False}),
+    ("tag_gridworld-v0", 5, {"num_taggers": 31}),
+    ("tag_gridworld-v0", 3, {"num_taggers": 200}),
+    ("tag_gridworld-v0", 3, {"num_taggers": 200, "use_full_observation": False}),
+    ("tag_gridworld-v0", 2, {"num_taggers": 30_000, "use_full_observation": False}),
+    ("tag_continuous-v0", 70, {"num_taggers": 1, "num_runners": 3, "tagging_distance": 0.3}),
+    ("tag_continuous-v0", 3, {"num_taggers": 5, "num_runners": 20, **NEAREST, "num_other_agents_observed": 30}),
+    ("tag_continuous-v0", 3, {"num_taggers": 10, "num_runners": 100, **NEAREST}),
+    ("tag_continuous-v0", 2, {"num_taggers": 10, "num_runners": 60}),
+    ("tag_continuous-v0", 1, {"num_taggers": 100, "num_runners": 7000, **NEAREST}),
+    ("probe-v0", 37, {}),
+    ("probe-v0", 3, {"num_many": 60}),
+    ("probe-v0", 2, {"num_many": 100, "neighbors": 70}),
+]
+
+
+def main(device: str, steps: int = 4) -> None:
+    """Resets, steps through resets, resets some copies and observes, in every autoreset mode."""
+    gpu_marl_envs.register(Probe)
+    generator = torch.Generator().manual_seed(0)
+    for env_id, copies, params in CASES:
+        for mode in ("NEXT_STEP", "SAME_STEP", "DISABLED"):
+            params = {"episode_length": 2, **params}
+            env = gpu_marl_envs.make_batched(env_id, copies, device=device, autoreset_mode=mode, **params)
+            env.reset()
+            for _ in range(steps):
+                env.step(sample_actions(env, generator))
+            env.reset(mask=torch.arange(copies, device=env.device) % 3 == 0, seed=1)
+            env.observe()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            env.close()
+    print(f"{3 * len(CASES)} cases ran")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "cpu")

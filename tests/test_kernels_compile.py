@@ -1,0 +1,77 @@
+"""Every kernel compiles for CUDA, without a GPU, and spills nothing where that was promised."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from environments.probe import Probe
+from gymnasium.vector import AutoresetMode
+
+from gpu_marl_envs import registry
+from gpu_marl_envs.backends import cuda
+from gpu_marl_envs.backends.source import sources_folder, translation_unit
+from gpu_marl_envs.errors import BackendUnavailableError
+from gpu_marl_envs.spec import Environment
+
+SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}
+CROWDS: dict[str, list[dict[str, Any]]] = {
+    "tag_gridworld-v0": [{"num_taggers": 200}, {"num_taggers": 20_000, "use_full_observation": False}],
+    "tag_continuous-v0": [
+        {"num_taggers": 10, "num_runners": 100, "use_full_observation": False, "num_other_agents_observed": 10},
+        {"num_taggers": 1000, "num_runners": 19_000, "use_full_observation": False},
+    ],
+    "probe-v0": [{"num_many": 60}, {"num_many": 200, "neighbors": 70}],
+}
+
+
+def _has_nvcc() -> bool:
+    try:
+        cuda._nvcc()
+    except BackendUnavailableError:
+        return False
+    return True
+
+
+needs_nvcc = pytest.mark.skipif(not _has_nvcc(), reason="there is no nvcc on this machine")
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", SHARED_LIMITS)
+@pytest.mark.parametrize("declaration", [*map(registry.get, registry.ids()), Probe], ids=lambda found: found.id)
+def test_kernels_compile(declaration: type[Environment], architecture: str) -> None:
+    for params in [{}, *CROWDS.get(declaration.id, [])]:
+        environment = declaration.make(**params)
+        for mode in AutoresetMode if not params else [AutoresetMode.SAME_STEP]:
+            layout, binary = cuda.compile_kernels(environment, mode, architecture, SHARED_LIMITS[architecture])
+            assert binary.read_bytes()[:4] == b"\x7fELF"
+            assert layout.shared_bytes <= SHARED_LIMITS[architecture]
+
+
+@needs_nvcc
+@pytest.mark.parametrize("full", [False, True])
+def test_the_gridworld_step_spills_nothing(tmp_path: Path, full: bool) -> None:
+    environment = registry.get("tag_gridworld-v0").make(num_taggers=4, use_full_observation=full)
+    layout = cuda.cuda_layout(environment, SHARED_LIMITS["sm_90"])
+    source = tmp_path / "tag_gridworld.cu"
+    source.write_text(translation_unit(environment, layout, AutoresetMode.SAME_STEP, cuda=True))
+    command = [cuda._nvcc(), *cuda._FLAGS, "-arch=sm_90", "-Xptxas", "-v", f"-I{sources_folder()}"]
+    done = subprocess.run([*command, "-o", "/dev/null", str(source)], capture_output=True, text=True, check=True)
+    report = done.stdout + done.stderr
+    resources = report.split("gpu_marl_step")[1].split("ptxas info")[1]
+    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report.split("gpu_marl_step")[-1], (
+        resources
+    )
+
+
+def test_without_nvcc_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda._nvcc.cache_clear()
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    try:
+        with pytest.raises(BackendUnavailableError, match="install the CUDA toolkit"):
+            cuda._nvcc()
+    finally:
+        cuda._nvcc.cache_clear()
