@@ -146,16 +146,23 @@ class Canvas:
                     ends = ((self._low[0], position), (self._high[0], position))
                 self.line(*ends[0], *ends[1], colour, width=1)
 
-    def title(self, text: str, legend: Sequence[tuple[str, Colour]] = ()) -> None:
-        """Writes the line above the world: ``text`` on the left, the legend's words and colours on the right."""
+    def title(self, text: str, legend: Sequence[tuple[str, Colour]] = (), *, short: str = "") -> None:
+        """Writes the line above the world: ``text`` on the left, the legend's words and colours on the right.
+
+        Where both do not fit, ``short`` takes the place of ``text``, or nothing does.
+        """
         middle = (HEADER / 2 + 1) * SUPERSAMPLING
-        self._write((MARGIN * SUPERSAMPLING, middle), text, INK, 18, "midleft")
         right = float((self.size[0] - MARGIN) * SUPERSAMPLING)
         for word, colour in reversed(legend):
             left = self._write((right, middle), word, INK, 16, "midright")
             dot = left - 10 * SUPERSAMPLING
             self._pygame.draw.circle(self._surface, colour, (dot, middle - SUPERSAMPLING), 5 * SUPERSAMPLING)
             right = dot - 20 * SUPERSAMPLING
+        start = MARGIN * SUPERSAMPLING
+        for words in (text, short):
+            if start + self._font(18).size(words)[0] <= right:
+                self._write((start, middle), words, INK, 18, "midleft")
+                return
 
     # ---- whole pictures ----
 
@@ -170,7 +177,8 @@ class Canvas:
             legend.append((f"{group.name} {count}", group_colour(index)))
             first += group.size
         name = declaration.id.rpartition("-v")[0].replace("_", " ")
-        self.title(f"{name}    step {int(state['step'])} / {declaration.max_steps}{'    over' * over}", legend)
+        steps = f"step {int(state['step'])} / {declaration.max_steps}{'    over' * over}"
+        self.title(f"{name}    {steps}", legend, short=steps)
 
     def draw_agents(self, declaration: Environment, state: Mapping[str, Any], *, radius: float | None = None) -> None:
         """The default picture of a declaration with the state fields ``x`` and ``y``.
@@ -244,12 +252,15 @@ class Canvas:
     def _thickness(width: float) -> int:
         return max(round(width * SUPERSAMPLING), 1) if width > 0 else 0
 
-    def _write(self, at: tuple[float, float], text: str, colour: Colour, size: int, anchor: str) -> float:
-        """Writes text and returns its left edge."""
+    def _font(self, size: int) -> Any:
         fonts = self._pygame.font
         if not fonts.get_init():
             fonts.init()
-        image = fonts.Font(None, round(size * 1.25 * SUPERSAMPLING)).render(text, True, colour)
+        return fonts.Font(None, round(size * 1.25 * SUPERSAMPLING))
+
+    def _write(self, at: tuple[float, float], text: str, colour: Colour, size: int, anchor: str) -> float:
+        """Writes text and returns its left edge."""
+        image = self._font(size).render(text, True, colour)
         area = image.get_rect(**{anchor: (round(at[0]), round(at[1]))})
         self._surface.blit(image, area)
         return float(area.left)
