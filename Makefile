@@ -1,5 +1,6 @@
 # `make demo` and `make test` need Python (3.11 or later) and a C++ compiler, and install all else into .venv.
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .PHONY: demo test lint typecheck sanitize pytest format clean
 
 PYTHON ?= python3

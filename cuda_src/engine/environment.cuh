@@ -243,7 +243,7 @@ class Environment : public Declared, public Math, public Team {
         if (k < most / 4) reinterpret_cast<float4*>(to)[k] = reinterpret_cast<const float4*>(from)[k];
       }
     } else {
-#pragma unroll 1
+#pragma unroll 4
       for (int k = lane; k < count; k += 32) to[k] = from[k];
     }
   }

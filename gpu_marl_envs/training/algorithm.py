@@ -63,11 +63,14 @@ class Algorithm(ABC):
     @classmethod
     def hyperparameters(cls) -> tuple[Parameter, ...]:
         """The declared hyperparameters, in order."""
-        kinds = typing.get_type_hints(cls)
-        return tuple(
-            Parameter(name=field.name, kind=kinds[field.name], default=field.default, **field.metadata)
-            for field in dataclasses.fields(cls)
-        )
+        hints = typing.get_type_hints(cls)
+        found = []
+        for field in dataclasses.fields(cls):
+            hint = hints[field.name]
+            choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+            kind = str if choices else hint
+            found.append(Parameter(name=field.name, kind=kind, default=field.default, choices=choices, **field.metadata))
+        return tuple(found)
 
     def __post_init__(self) -> None:
         for parameter in self.hyperparameters():

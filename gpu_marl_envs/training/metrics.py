@@ -49,8 +49,9 @@ class Metrics:
             for key, value in row.items():
                 if not math.isnan(value):
                     self._events.add_scalar(key, value, int(row["agent_steps"]))
-        returns = {key.partition("/")[0]: row[key] for key in row if key.endswith("/episode_return")}
-        self._bar.set_postfix({name: f"{value:.3g}" for name, value in returns.items()}, refresh=False)
+            if key.endswith("/episode_return") and not math.isnan(value):
+                self._returns[key.partition("/")[0]] = f"{value:.3g}"
+        self._bar.set_postfix(self._returns, refresh=False)
         self._bar.update(int(row["agent_steps"]) - self._bar.n)
 
     def __enter__(self) -> Self:

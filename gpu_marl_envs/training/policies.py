@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from gymnasium import spaces
@@ -13,6 +14,9 @@ from gpu_marl_envs.spec import ActionSpace, Group
 
 # Added to the logits of actions that do not exist: finite, so that 0 * log(0) in the entropy is 0 and not NaN.
 _IMPOSSIBLE = -1e9
+
+Activation = Literal["tanh", "relu"]
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 class Policy(Protocol):
@@ -140,12 +144,13 @@ def action_distribution(space: ActionSpace) -> ActionDistribution:
 
 
 class ActorCritic(nn.Module):
-    """Separate tanh networks for the policy and for the state value.
+    """Separate networks for the policy and for the state value.
 
     Args:
         group: the agents it plays; gives the size of the input and the action space.
         hidden_size: units of each hidden layer.
         hidden_layers: number of hidden layers.
+        activation: ``"tanh"`` or ``"relu"``, after each hidden layer.
         generator: source of the initial weights; none leaves the default one in charge.
 
     Attributes:
@@ -153,15 +158,21 @@ class ActorCritic(nn.Module):
     """
 
     def __init__(
-        self, group: Group, hidden_size: int, hidden_layers: int, generator: torch.Generator | None = None
+        self,
+        group: Group,
+        *,
+        hidden_size: int,
+        hidden_layers: int,
+        activation: Activation = "tanh",
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.network = {"hidden_size": hidden_size, "hidden_layers": hidden_layers}
+        self.network = {"hidden_size": hidden_size, "hidden_layers": hidden_layers, "activation": activation}
         self.distribution = action_distribution(group.action_space)
         widths = [group.observation_size, *[hidden_size] * hidden_layers]
         # A small last layer of the actor makes the first policy nearly uniform (Andrychowicz et al., 2021).
-        self.actor = _network([*widths, self.distribution.num_parameters], last_gain=0.01, generator=generator)
-        self.critic = _network([*widths, 1], last_gain=1.0, generator=generator)
+        self.actor = _network([*widths, self.distribution.num_parameters], activation, 0.01, generator)
+        self.critic = _network([*widths, 1], activation, 1.0, generator)
 
     def sample(self, observation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Actions ``[..., *action_shape]`` and their log-probabilities ``[...]`` for observations ``[..., size]``."""
@@ -205,12 +216,15 @@ class RandomPolicy:
         return distribution.to_environment(distribution.mode(action))
 
 
-def _network(widths: list[int], last_gain: float, generator: torch.Generator | None) -> nn.Sequential:
+def _network(
+    widths: list[int], activation: Activation, last_gain: float, generator: torch.Generator | None
+) -> nn.Sequential:
+    """Linear layers with orthogonal weights, and an activation after each but the last."""
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
         last = i == len(widths) - 2
         linear = nn.Linear(fan_in, fan_out)
         nn.init.orthogonal_(linear.weight, last_gain if last else math.sqrt(2), generator=generator)
         nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, nn.Tanh()]
+        layers += [linear] if last else [linear, _ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,15 +55,18 @@ class PPO(Algorithm):
     max_gradient_norm: float = hyperparameter(0.5, "longest gradient; longer ones are scaled down", low=0)
     hidden_size: int = hyperparameter(64, "units of each hidden layer of actor and critic", low=1)
     hidden_layers: int = hyperparameter(2, "hidden layers of actor and critic", low=0)
+    activation: Literal["tanh", "relu"] = hyperparameter("tanh", "nonlinearity after each hidden layer")
 
     def learn(self, env: BatchedEnv, session: Session) -> None:
         """Algorithm 1 of the paper; see :meth:`Algorithm.learn`."""
         weights = torch.Generator().manual_seed(session.seed)
+        network = {key: getattr(self, key) for key in ("hidden_size", "hidden_layers", "activation")}
         policies, optimizers = {}, {}
         for name, group in env.groups.items():
-            policies[name] = ActorCritic(group, self.hidden_size, self.hidden_layers, weights).to(env.device)
+            policy = ActorCritic(group, **network, generator=weights).to(env.device)
+            policies[name] = policy
             optimizers[name] = torch.optim.Adam(
-                policies[name].parameters(), lr=self.learning_rate, eps=self.adam_epsilon, fused=True
+                policy.parameters(), lr=self.learning_rate, eps=self.adam_epsilon, fused=True
             )
         session.track(policies, optimizers)
         rollout = Rollout(env, policies, self.rollout_steps)
