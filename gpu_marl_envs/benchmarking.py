@@ -206,7 +206,7 @@ def _draw(env: BatchedEnv, group: Group, generator: torch.Generator) -> Tensor:
         torch.as_tensor(bound, device=env.device) for bound in (group.action_space.low, group.action_space.high)
     )
     bounded = low.isfinite() & high.isfinite()
-    return torch.where(bounded, low + uniform * (high - low), uniform * 2 - 1).nan_to_num()
+    return torch.where(bounded, low + uniform * (high - low), uniform * 2 - 1)
 
 
 def _check(env: BatchedEnv, actions: list[dict[str, Tensor]]) -> None:

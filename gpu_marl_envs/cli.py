@@ -125,7 +125,9 @@ def _play(options: argparse.Namespace) -> int:
     policies: dict[str, Policy] = dict(checkpoint.restore_policies(env))
     for name in options.random:
         if name not in env.groups:
-            raise CommandError(f"{checkpoint.env_id} has no group {name!r} to play randomly; {nearest(name, env.groups)}")
+            raise CommandError(
+                f"{checkpoint.env_id} has no group {name!r} to play randomly; {nearest(name, env.groups)}"
+            )
         policies[name] = RandomPolicy(env.groups[name].action_space)
     if not options.gif.parent.is_dir():
         raise CommandError(f"There is no folder {options.gif.parent} to write {options.gif.name} to; make it first.")
@@ -162,8 +164,8 @@ def make_env(
 ) -> BatchedEnv:
     """Like ``make_batched``, with ``device="auto"``: a GPU if everything that it takes is there, else the CPU.
 
-    Says on stdout which device it took, and why, if that was left open. ``num_envs`` may be None for a number that suits
-    the device.
+    Says on stdout which device it took, and why, if that was left open. ``num_envs`` may be None for a number that
+    suits the device.
     """
     options = {"seed": seed, "autoreset_mode": autoreset_mode, **params}
     if device != "auto":
@@ -242,7 +244,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     info = command("info", _info, "Describe an environment: rules, parameters, groups and spaces.")
     train = command("train", _train, "Train one policy per agent group.")
     play = command("play", _play, "Play a checkpoint's policies and write an animated GIF.")
-    evaluate = command("eval", _eval, "Play every mix of a checkpoint's policies and random ones, and print the scores.")
+    evaluate = command(
+        "eval", _eval, "Play every mix of a checkpoint's policies and random ones, and print the scores."
+    )
     bench = command("bench", _bench, "Time steps with random actions.")
 
     for with_env in (info, train, bench):
@@ -258,7 +262,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     train.add_argument("--algo", default="ppo", help="the algorithm (default: %(default)s)")
     train.add_argument("--num-envs", type=_count, help=copies)
     train.add_argument(
-        "--total-steps", type=_count, default=10_000_000, help="steps, summed over copies and agents (default: %(default)s)"
+        "--total-steps",
+        type=_count,
+        default=10_000_000,
+        help="steps, summed over copies and agents (default: %(default)s)",
     )
     train.add_argument("--out", type=Path, help="folder for metrics and checkpoint (default: runs/ENV/<time>)")
     play.add_argument("--gif", type=Path, required=True, help="the file to write")
@@ -282,7 +289,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]
-        raise CommandError(f"{options.command} has no option {flag}; {nearest(flag, options.parser._option_string_actions)}")
+        raise CommandError(
+            f"{options.command} has no option {flag}; {nearest(flag, options.parser._option_string_actions)}"
+        )
     return options
 
 

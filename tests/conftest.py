@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,8 +12,11 @@ from hypothesis import HealthCheck, settings
 
 import gpu_marl_envs
 from gpu_marl_envs import registry
+from gpu_marl_envs.backends.compilation import STRICT_VARIABLE
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.spec import Environment
+
+os.environ[STRICT_VARIABLE] = "1"
 
 settings.register_profile(
     "repository",

@@ -138,3 +138,16 @@ def test_a_cache_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "stepped\n"
     assert [path.name for path in tmp_path.iterdir()] == ["file"], "the process's own folder is gone with it"
+
+
+def test_a_changed_header_beside_the_dynamics_compiles_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_folder: Path
+) -> None:
+    kernel, header = tmp_path / "with_header.cuh", tmp_path / "rules.h"
+    header.write_text("constexpr int widest = 1;\n")
+    kernel.write_text('#include "rules.h"\n' + registry.get("tag_gridworld-v0").kernel().read_text())
+    monkeypatch.setattr(TagGridworld, "kernel", classmethod(lambda cls: kernel))
+    cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED)
+    header.write_text("constexpr int widest = 2;\n")
+    cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED)
+    assert len(_compiled(cache_folder)) == 2

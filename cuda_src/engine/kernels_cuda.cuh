@@ -112,7 +112,8 @@ class DeviceCopy : public Episode<Rules> {
     const int most = Geometry::copies * per_copy;
     if (whole_lines_ && most % at_once == 0) {
       const int count = most / at_once;
-      for_block(count, count, [&](unsigned k) { reinterpret_cast<int4*>(to)[k] = reinterpret_cast<const int4*>(from)[k]; });
+      for_block(count, count,
+                [&](unsigned k) { reinterpret_cast<int4*>(to)[k] = reinterpret_cast<const int4*>(from)[k]; });
     } else {
       for_block(most, copies_ * per_copy, [&](unsigned k) { to[k] = from[k]; });
     }

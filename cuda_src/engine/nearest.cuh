@@ -25,9 +25,11 @@ struct Nearest {
 
 #ifdef __CUDACC__
 
+// Short lists stay in registers, which takes constant indices; long ones would only make long code.
+constexpr int unrolled(int K) { return K <= 32 ? K : 1; }
+
 // The K nearest to (at_x, at_y) among the agents of a range for which eligible(j) holds. Candidates come in the order
-// of their indices, so `<` keeps the lower of two equally near ones in front. The list is shifted without branches and
-// with constant indices: it stays in registers.
+// of their indices, so `<` keeps the lower of two equally near ones in front. The list is shifted without branches.
 template <int K, class Eligible>
 METHOD Nearest<K> find_nearest(float at_x, float at_y, Range among, const float* x, const float* y, Eligible eligible) {
   Nearest<K> best;
@@ -36,7 +38,7 @@ METHOD Nearest<K> find_nearest(float at_x, float at_y, Range among, const float*
     const float dx = x[j] - at_x, dy = y[j] - at_y;
     const float distance = dx * dx + dy * dy;
     if (!(distance < best.distance_squared[K - 1]) || !eligible(j)) continue;
-#pragma unroll
+#pragma unroll(unrolled(K))
     for (int k = K - 1; k >= 0; --k) {
       const int above = k > 0 ? k - 1 : 0;
       const bool before = distance < best.distance_squared[k];
@@ -45,7 +47,7 @@ METHOD Nearest<K> find_nearest(float at_x, float at_y, Range among, const float*
       best.distance_squared[k] = shift ? best.distance_squared[above] : before ? distance : best.distance_squared[k];
     }
   }
-#pragma unroll
+#pragma unroll(unrolled(K))
   for (int k = 0; k < K; ++k) best.found += best.index[k] >= 0 ? 1 : 0;
   return best;
 }

@@ -16,7 +16,9 @@ class ObservationRow {
   template <class Visit>
   METHOD void each(int count, Visit visit) const {
     if constexpr (lanes == 1) {
-#ifndef __CUDACC__
+#ifdef __CUDACC__
+#pragma unroll 32  // what visit indexes by k may then stay in registers
+#else
 #pragma GCC ivdep  // rows do not overlap the state: the loop may run in vector registers
 #endif
       for (int k = 0; k < count; ++k) visit(k);

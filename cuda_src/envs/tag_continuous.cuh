@@ -96,14 +96,13 @@ struct TagContinuous : Environment {
         return;
       }
       const auto neighbor = nearest<observed>(i, agents, x, y, [&](int j) { return alive[j]; });
-#pragma unroll
-      for (int k = 0; k < observed; ++k) {
+      row.each(observed, [&](int k) {
         const bool there = k < neighbor.found;
         const int j = there ? neighbor[k] : i;  // zeros where there is none
         write_other(i, j, row, k, observed, 1.0f);
         row[5 * observed + k] = there && tagger.has(j);
         row[6 * observed + k] = there;
-      }
+      });
       row[7 * observed] = float(time) / float(episode_length);
     });
   }

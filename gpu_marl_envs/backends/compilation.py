@@ -18,6 +18,7 @@ from gpu_marl_envs.backends.source import sources_folder
 from gpu_marl_envs.errors import BackendUnavailableError, KernelCompileError
 
 CACHE_VARIABLE = "GPU_MARL_ENVS_CACHE"
+STRICT_VARIABLE = "GPU_MARL_ENVS_STRICT"  # warnings are errors; a user's newer compiler may warn of what ours does not
 
 
 def compile_cached(source: str, kernel: Path, command: Sequence[str], suffix: str, identity: str) -> Path:
@@ -35,7 +36,7 @@ def compile_cached(source: str, kernel: Path, command: Sequence[str], suffix: st
         BackendUnavailableError: the compiler does not run.
     """
     digest = hashlib.sha256()
-    for part in (source, kernel.read_text(), _engine_text(), " ".join(command), identity):
+    for part in (source, _text_with_includes(kernel), _engine_text(), " ".join(command), identity):
         digest.update(part.encode())
         digest.update(b"\0")
     name = f"{kernel.stem}-{digest.hexdigest()[:32]}{suffix}"
@@ -47,6 +48,11 @@ def compile_cached(source: str, kernel: Path, command: Sequence[str], suffix: st
         if not target.exists():
             _compile(source, kernel, command, target)
     return target
+
+
+def is_strict() -> bool:
+    """Whether compilers' warnings are errors."""
+    return bool(os.environ.get(STRICT_VARIABLE))
 
 
 @cache
@@ -65,6 +71,13 @@ def cache_folder() -> Path:
 @cache
 def _folder_of_this_process() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="gpu_marl_envs-")  # removed when the process ends
+
+
+def _text_with_includes(path: Path) -> str:
+    """The text of a file and of the files beside it that it includes."""
+    text = path.read_text()
+    included = (path.parent / name for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, re.MULTILINE))
+    return text + "".join(_text_with_includes(other) for other in included if other.exists() and other != path)
 
 
 @cache

@@ -19,7 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from gpu_marl_envs.backends.base import Backend
-from gpu_marl_envs.backends.compilation import compile_cached
+from gpu_marl_envs.backends.compilation import compile_cached, is_strict
 from gpu_marl_envs.backends.layout import cpu_layout
 from gpu_marl_envs.backends.source import arguments_dtype, translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError
@@ -29,7 +29,8 @@ SANITIZE_VARIABLE = "GPU_MARL_ENVS_SANITIZE"
 
 # Contraction would fuse a multiplication with an addition on processors that can, and change the bits.
 _FLAGS = ["-x", "c++", "-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off"]
-_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-pthread"]
+_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-pthread"]
+_STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 _SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1"]
 
 
@@ -116,6 +117,8 @@ def _identity() -> str:
 
 def _compile(source: str, kernel: Path) -> Path:
     command = [*_compiler(), *_FLAGS, "-march=native"]
+    if is_strict():
+        command += _STRICT
     if os.environ.get(SANITIZE_VARIABLE):
         command += _SANITIZE
     return compile_cached(source, kernel, command, ".so", _identity())

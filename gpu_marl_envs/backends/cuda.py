@@ -17,15 +17,15 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from gpu_marl_envs.backends.base import Backend
-from gpu_marl_envs.backends.compilation import compile_cached
+from gpu_marl_envs.backends.compilation import compile_cached, is_strict
 from gpu_marl_envs.backends.layout import Layout, cuda_layout
 from gpu_marl_envs.backends.source import arguments_dtype, translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError, UsageError
 from gpu_marl_envs.spec import Environment
 
 # Contraction (fmad) would fuse a multiplication with an addition, and change the bits against a CPU.
-_FLAGS = ["-cubin", "-std=c++17", "-O3", "-fmad=false", "-lineinfo", "--Werror", "all-warnings"]
-_FLAGS += ["--expt-relaxed-constexpr", "-diag-suppress", "177"]  # 177: an unused variable of an empty pack
+_FLAGS = ["-cubin", "-std=c++17", "-O3", "-fmad=false", "-lineinfo", "--expt-relaxed-constexpr"]
+_STRICT = ["--Werror", "all-warnings"]
 
 
 class CudaBackend(Backend):
@@ -108,7 +108,7 @@ def compile_kernels(
     """
     layout = cuda_layout(environment, shared_limit)
     source = translation_unit(environment, layout, autoreset, cuda=True)
-    command = [_nvcc(), *_FLAGS, f"-arch={architecture}"]
+    command = [_nvcc(), *_FLAGS, *(_STRICT if is_strict() else ()), f"-arch={architecture}"]
     return layout, compile_cached(source, environment.kernel(), command, ".cubin", _nvcc_version())
 
 

@@ -1,4 +1,4 @@
-"""What every algorithm is: a frozen dataclass of hyperparameters with a method that learns. One file each, found here."""
+"""What every algorithm is: a frozen dataclass of hyperparameters with a method that learns, in a file of its own."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ class Algorithm(ABC):
             hint = hints[field.name]
             choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
             kind = str if choices else hint
-            found.append(Parameter(name=field.name, kind=kind, default=field.default, choices=choices, **field.metadata))
+            found.append(
+                Parameter(name=field.name, kind=kind, default=field.default, choices=choices, **field.metadata)
+            )
         return tuple(found)
 
     def __post_init__(self) -> None:

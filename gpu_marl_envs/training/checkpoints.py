@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
+import uuid
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,15 +56,15 @@ class Checkpoint:
         Raises:
             OSError: the folder cannot be written.
         """
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("wb") as file:
                 torch.save({"format": FORMAT, **vars(self)}, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
     @classmethod
@@ -79,8 +79,10 @@ class Checkpoint:
         if not path.exists():
             raise FileNotFoundError(f"There is no checkpoint {path}; `gpu-marl train` writes them.")
         try:
+            if path.is_dir() or not zipfile.is_zipfile(path):
+                raise pickle.UnpicklingError("torch.save writes zip files")
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, IsADirectoryError) as error:
+        except (RuntimeError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{path} is not a readable checkpoint; `gpu-marl train` writes them.") from error
         if not isinstance(content, dict) or "format" not in content:
             raise CheckpointError(f"{path} is not a checkpoint of this package; `gpu-marl train` writes them.")
@@ -96,7 +98,8 @@ class Checkpoint:
         """
         if self.policies.keys() != env.groups.keys():
             raise CheckpointError(
-                f"The checkpoint has policies for {', '.join(self.policies)}, but the groups are {', '.join(env.groups)}."
+                f"The checkpoint has policies for {', '.join(self.policies)}, but the environment's groups are "
+                f"{', '.join(env.groups)}; use the environment of the checkpoint."
             )
         policies = {}
         for name, group in env.groups.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from gpu_marl_envs.spec import ActionSpace, Group
 _IMPOSSIBLE = -1e9
 
 Activation = Literal["tanh", "relu"]
-_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+_ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 class Policy(Protocol):
@@ -60,6 +61,9 @@ class ActionDistribution(nn.Module):
 class CategoricalActions(ActionDistribution):
     """Independent categorical components: one for ``Discrete``, several for ``MultiDiscrete``."""
 
+    padding: Tensor  # [components, choices], 0 for actions that exist
+    last_choice: Tensor  # [components]
+
     def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
         super().__init__()
         counts = torch.as_tensor([space.n] if isinstance(space, spaces.Discrete) else space.nvec.tolist())
@@ -93,7 +97,7 @@ class CategoricalActions(ActionDistribution):
         return log_prob, -(log_probs.exp() * log_probs).sum((-1, -2))
 
     def _to_shape(self, index: Tensor) -> Tensor:
-        return index.reshape(*index.shape[:-1], *self.action_shape).to(self.action_dtype)
+        return index.reshape((*index.shape[:-1], *self.action_shape)).to(self.action_dtype)
 
 
 class GaussianActions(ActionDistribution):
@@ -102,6 +106,11 @@ class GaussianActions(ActionDistribution):
     Actions are in units of the space: -1 and 1 are the bounds of a bounded component. What lies outside the bounds is
     clipped for the environment only, so that the density of what was sampled stays exact.
     """
+
+    low: Tensor  # [components], like all below
+    high: Tensor
+    centre: Tensor
+    scale: Tensor
 
     def __init__(self, space: spaces.Box) -> None:
         super().__init__()

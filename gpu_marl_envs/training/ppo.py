@@ -48,7 +48,9 @@ class PPO(Algorithm):
     anneal_learning_rate: bool = hyperparameter(True, "let the learning rate fall linearly to 0 over the run")
     adam_epsilon: float = hyperparameter(1e-5, "term in Adam's denominator", low=0)
     discount: float = hyperparameter(0.99, "weight of a reward one step later (γ)", low=0, high=1)
-    gae_lambda: float = hyperparameter(0.95, "bias against variance of the advantages (λ); 1 is unbiased", low=0, high=1)
+    gae_lambda: float = hyperparameter(
+        0.95, "bias against variance of the advantages (λ); 1 is unbiased", low=0, high=1
+    )
     clip_range: float = hyperparameter(0.2, "how far the probability ratio may leave 1 (ε)", low=0)
     value_coefficient: float = hyperparameter(0.5, "weight of the value loss (c₁)", low=0)
     entropy_coefficient: float = hyperparameter(0.01, "weight of the entropy bonus (c₂)", low=0)

@@ -77,7 +77,7 @@ class Session:
         self.iteration = self.agent_steps = 0
         self.interrupted = False
         self.policies: dict[str, ActorCritic] = {}
-        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._optimizers: Mapping[str, torch.optim.Optimizer] = {}
         self._env, self._algorithm, self._metrics = env, algorithm, metrics
         self._total_steps, self._max_seconds, self._folder = total_steps, max_seconds, folder
         self._after_iteration = after_iteration
@@ -98,9 +98,9 @@ class Session:
         """Wall-clock time since the start."""
         return time.monotonic() - self._started
 
-    def track(self, policies: dict[str, ActorCritic], optimizers: dict[str, torch.optim.Optimizer]) -> None:
+    def track(self, policies: Mapping[str, ActorCritic], optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
         """Says what checkpoints contain; an algorithm calls it once, before its first iteration."""
-        self.policies, self._optimizers = policies, optimizers
+        self.policies, self._optimizers = dict(policies), optimizers
 
     def finish_iteration(
         self, steps_per_copy: int, losses: Mapping[str, Mapping[str, Tensor]], others: Mapping[str, Tensor]
@@ -152,7 +152,9 @@ class Session:
             env_id=declaration.id,
             env_params=declaration.params(),
             algorithm=algorithm.name,
-            hyperparameters={parameter.name: getattr(algorithm, parameter.name) for parameter in algorithm.hyperparameters()},
+            hyperparameters={
+                parameter.name: getattr(algorithm, parameter.name) for parameter in algorithm.hyperparameters()
+            },
             iteration=self.iteration,
             agent_steps=self.agent_steps,
             seed=self.seed,
