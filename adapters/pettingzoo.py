@@ -238,6 +238,7 @@ class ParallelEnvironment(pettingzoo.ParallelEnv[str, np.ndarray, Any]):
         """
         agents = self.agents
         if not agents:
+            self._require_open()
             return {}, {}, {}, {}, {}
         self._write(actions)
         self._actions.send()
@@ -313,7 +314,11 @@ class ParallelEnvironment(pettingzoo.ParallelEnv[str, np.ndarray, Any]):
     # ---- actions ----
 
     def check_action(self, agent: str, action: Any) -> None:
-        """Raises ActionError unless ``action`` is one of the agent's action space."""
+        """Raises ActionError unless ``action`` is one of the agent's action space; a ``Box`` takes any finite numbers.
+
+        Numbers outside a ``Box`` are clipped by the environment.
+        """
+        self._require_open()
         self._require_agent(agent)
         try:
             self._writers[agent](action)

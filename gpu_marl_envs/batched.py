@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,9 @@ def make_batched(
         seed: of the random numbers; a seed gives the same episodes on every device and for every number of copies.
         autoreset_mode: what happens to a copy whose episode is over, by Gymnasium's names: ``"NEXT_STEP"`` resets it
             in the next call of ``step``, ``"SAME_STEP"`` at once, ``"DISABLED"`` leaves that to ``reset(mask=…)``.
-        check_actions: whether ``step`` checks that actions lie in their space; by default on CPUs only, since on a
-            GPU it would wait for the result. Unchecked actions are clipped into their space by the kernels.
+        check_actions: whether ``step`` checks that discrete actions lie in their space and continuous ones are finite;
+            by default on CPUs only, since on a GPU it would wait for the result. Unchecked discrete actions are clipped
+            into their space by the kernels; continuous ones are clipped by the environments.
         **params: the environment's parameters; ``gpu-marl info ENV`` lists them.
 
     Raises:
@@ -144,7 +146,7 @@ class BatchedEnv:
         copy_into(self.alive, value, "alive")
 
     @property
-    def actions(self) -> TensorDict:
+    def actions(self) -> Mapping[str, Tensor]:
         """A tensor per group, ``[E, agents of the group, …]``, int32 or float32.
 
         They may be filled in place and passed to :meth:`step`, which then has nothing to check or bind.
@@ -174,8 +176,10 @@ class BatchedEnv:
             raise UsageError("The first reset must be of all copies; call reset() without a mask once.")
         mask = self._checked_mask(mask)
         new_seed = self._pending_seed if seed is None else seed_bits(seed)
-        if new_seed is not None:
-            self._seed.fill_(new_seed)
+        if new_seed is not None and mask is None:
+            self._tensors["seed"].fill_(new_seed)
+        elif new_seed is not None:
+            self._tensors["seed"].masked_fill_(mask, new_seed)
         self._arguments["reseed"] = new_seed is not None
         self._arguments["mask"] = 0 if mask is None else mask.data_ptr()
         self._backend.launch("reset")
@@ -210,10 +214,7 @@ class BatchedEnv:
         self._check_usable()
         if not self._started:
             raise UsageError("The environment must be reset before it is stepped; call reset() first.")
-        if actions is self._actions:
-            bound = self._actions
-        else:
-            bound = self._checked_actions(actions)
+        bound = actions if actions is self._actions else self._checked_actions(actions)
         self._point_at_actions(bound)
         if self._checks_actions:
             self._check_values(bound)
@@ -243,7 +244,7 @@ class BatchedEnv:
         self._closed = True
         for name in ("_state", "_actions", "_observation", "_reward", "_terminated", "_truncated", "_info", "_tensors"):
             delattr(self, name)
-        del self._seed, self._bound
+        del self._bound
 
     @property
     def stream(self) -> torch.cuda.Stream:
@@ -298,9 +299,8 @@ class BatchedEnv:
                 raise
             raise self._too_little_memory(bytes_per_copy) from None
         self._tensors = tensors
-        self._seed = torch.zeros(1, dtype=torch.int64, device=self.device)
         tensors["episode"].fill_(-1)
-        self._actions = {name: tensors[f"action/{name}"] for name in self.groups}
+        self._actions = MappingProxyType({name: tensors[f"action/{name}"] for name in self.groups})
         self._observation = {name: tensors[f"observation/{name}"] for name in self.groups}
         self._reward = {name: tensors[f"reward/{name}"] for name in self.groups}
         self._terminated = {name: tensors[f"terminated/{name}"] for name in self.groups}
@@ -312,14 +312,15 @@ class BatchedEnv:
             self._info["final_obs"] = {name: tensors[f"final_observation/{name}"] for name in self.groups}
         fields = {field.name: tensors[f"state/{field.name}"] for field in persistent_fields(self.declaration)}
         public = fields | {"step": tensors["time"], "episode": tensors["episode"], "key": tensors["key"]}
-        hidden_names = ("alive", "group_return", "group_steps", "episode_return", "episode_length")
-        hidden = {name: tensors[name] for name in hidden_names} | {"seed": self._seed}
+        hidden_names = ("seed", "alive", "group_return", "group_steps", "episode_return", "episode_length")
+        hidden = {name: tensors[name] for name in hidden_names}
         self._state = State(public, hidden, self._restored)
 
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape of one copy's part, and dtype, of every tensor that a launch takes."""
         groups, agents = len(self.groups), self.num_agents
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "seed": ((), torch.int64),
             "key": ((), torch.int64),
             "time": ((), torch.int32),
             "episode": ((), torch.int32),
@@ -376,7 +377,6 @@ class BatchedEnv:
                 arguments[kind][list(self.groups).index(which)] = tensor.data_ptr()
             else:
                 arguments[name] = tensor.data_ptr()
-        arguments["seed"] = self._seed.data_ptr()
         arguments["num_envs"] = self.num_envs
         arguments["max_steps"] = self.declaration.max_steps
         arguments["action_bytes"] = 4
@@ -386,15 +386,16 @@ class BatchedEnv:
         self._arguments = arguments
         self._action_addresses = arguments["action"]
         self._action_bytes = arguments["action_bytes"]
-        self._bound: list[Tensor] = list(self._actions.values())
+        self._bound: Mapping[str, Tensor] = self._actions
         self._backend.bind(arguments, self.num_envs)
 
-    def _point_at_actions(self, actions: TensorDict) -> None:
+    def _point_at_actions(self, actions: Mapping[str, Tensor]) -> None:
+        if actions is self._bound and actions is self._actions:
+            return
         for g, tensor in enumerate(actions.values()):
-            if tensor is not self._bound[g]:
-                self._action_addresses[g] = tensor.data_ptr()
-                self._action_bytes[g] = tensor.element_size()
-                self._bound[g] = tensor
+            self._action_addresses[g] = tensor.data_ptr()
+            self._action_bytes[g] = tensor.element_size()
+        self._bound = actions  # keeps the tensors alive while a GPU reads them
 
     def _step_into(self, out: Mapping[str, Any]) -> StepResult:
         by_group, per_copy = self._checked_out(out)
@@ -449,6 +450,7 @@ class BatchedEnv:
         if action is None:
             raise ActionError(f"Actions of group {group.name!r} are missing; give a tensor of shape {list(shape)}.")
         fits = isinstance(action, Tensor) and action.shape == shape and action.dtype in dtypes
+        fits = fits and action.layout == torch.strided
         if not fits or action.device != self.device:
             names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
             raise ActionError(
@@ -457,14 +459,14 @@ class BatchedEnv:
             )
         return action if action.is_contiguous() else action.contiguous()
 
-    def _check_values(self, actions: TensorDict) -> None:
+    def _check_values(self, actions: Mapping[str, Tensor]) -> None:
         for g, (name, tensor) in enumerate(actions.items()):
             at = self._backend.find_invalid_action(g, tensor, self._action_counts.get(name))
             if at >= 0:
                 index = [int(i) for i in np.unravel_index(at, tensor.shape)]
+                what = f"outside {self.action_spaces[name]}" if self.groups[name].action_counts else "not finite"
                 raise ActionError(
-                    f"Action {tensor.flatten()[at].item()} of group {name!r} at {index} is outside "
-                    f"{self.action_spaces[name]}; nothing was stepped."
+                    f"Action {tensor.flatten()[at].item()} of group {name!r} at {index} is {what}; nothing was stepped."
                 )
 
     def _checked_out(self, out: Mapping[str, Any]) -> tuple[dict[str, TensorDict], TensorDict]:

@@ -56,6 +56,7 @@ def autoreset_mode_of(value: str | AutoresetMode) -> AutoresetMode:
 def device_of(value: str | torch.device) -> torch.device:
     """The torch device of that name; ParameterError if it is not one."""
     try:
-        return torch.device(value)
+        device = torch.device(value)
+        return torch.device("cpu") if device.type == "cpu" else device  # torch's CPU tensors have no index
     except (RuntimeError, TypeError):
         raise ParameterError(f"device must be 'cpu', 'cuda' or 'cuda:<number>', but {value!r} was given.") from None

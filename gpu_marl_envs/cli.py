@@ -72,7 +72,7 @@ def _info(options: argparse.Namespace) -> int:
         print(f"{parameter.name} = {parameter.default!r}{unit}: {parameter.doc}; {parameter.valid}")
     print("\n## Groups, with default parameters")
     for group in declaration.make().agent_groups:
-        print(f"{group.name}: {group.size} agents")
+        print(f"{group.name}: {group.size} {'agent' if group.size == 1 else 'agents'}")
         print(f"    observation of one agent: {group.observation_space}")
         print(f"    action of one agent: {group.action_space}")
     return 0

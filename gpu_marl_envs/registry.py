@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from functools import cache
 
 from gpu_marl_envs.errors import DeclarationError, UnknownEnvironmentError, nearest
@@ -26,9 +27,8 @@ def register(declaration: type[Environment]) -> type[Environment]:
     Raises:
         DeclarationError: another class has this id already, or the id has no version.
     """
-    name, _, version = declaration.id.rpartition("-v")
-    if not name or not version.isdigit():
-        raise DeclarationError(f"{declaration.__name__}.id must end in a version, as in 'my_game-v0'.")
+    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*-v[0-9]+", str(getattr(declaration, "id", ""))):
+        raise DeclarationError(f"{declaration.__name__}.id must be a name and a version, as in 'my_game-v0'.")
     known = _registered.setdefault(declaration.id, declaration)
     if (known.__module__, known.__qualname__) != (declaration.__module__, declaration.__qualname__):
         raise DeclarationError(f"{declaration.id} is already registered by {known.__module__}; choose another id.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import re
 import sys
 import typing
 from dataclasses import dataclass
@@ -213,7 +214,13 @@ class Environment:
     # ---- what the rest of the package derives from a declaration ----
 
     def __post_init__(self) -> None:
-        for parameter in self.parameters():
+        parameters = self.parameters()
+        if self.truncate_after not in {parameter.name for parameter in parameters}:
+            raise DeclarationError(
+                f"{self.id} must declare the parameter {self.truncate_after!r}, the longest episode in steps, or name "
+                "another one as truncate_after."
+            )
+        for parameter in parameters:
             value = parameter.coerce(getattr(self, parameter.name), self.id)
             object.__setattr__(self, parameter.name, value)
         self.check()
@@ -240,7 +247,7 @@ class Environment:
     @classmethod
     def kernel(cls) -> Path:
         """The file with the dynamics: ``<module>.cuh`` beside the declaration, or the packaged one of that name."""
-        module = sys.modules[cls.__module__].__file__
+        module = getattr(sys.modules[cls.__module__], "__file__", None)
         if module is None:
             raise DeclarationError(f"{cls.id} must be declared in a file, with its .cuh file beside it.")
         beside = Path(module).with_suffix(".cuh")
@@ -307,16 +314,17 @@ def _parameter(cls: type[Environment], field: dataclasses.Field[Any], hint: Any)
 
 def _check_group(owner: str, group: Group) -> None:
     where = f"{owner}: group {group.name!r}"
-    if not (group.name.isidentifier() and group.name == group.name.lower()):
-        raise DeclarationError(f"{where} must be named in lower-case letters.")
-    if group.size < 1:
+    if not re.fullmatch(r"[a-z]+(_[a-z]+)*", group.name):
+        raise DeclarationError(f"{where} must be named in lower-case letters, with underscores between words.")
+    if not isinstance(group.size, int) or group.size < 1:
         raise DeclarationError(f"{where} must have at least one agent.")
     observation, action = group.observation_space, group.action_space
     if not isinstance(observation, spaces.Box) or observation.dtype != np.float32:
         raise DeclarationError(f"{where} must observe a float32 Box.")
-    if isinstance(action, spaces.Discrete) and action.start != 0:
+    if isinstance(action, spaces.Discrete | spaces.MultiDiscrete) and np.any(action.start != 0):
         raise DeclarationError(f"{where} must have actions that start at 0.")
     if isinstance(action, spaces.Box) and action.dtype != np.float32:
         raise DeclarationError(f"{where} must have float32 actions.")
-    if not isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.Box) or len(group.action_shape) > 1:
+    dimensions = 0 if isinstance(action, spaces.Discrete) else 1
+    if not isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.Box) or len(action.shape) != dimensions:
         raise DeclarationError(f"{where} must have a Discrete, MultiDiscrete or one-dimensional Box action space.")

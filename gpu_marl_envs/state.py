@@ -79,6 +79,8 @@ class State:
         if saved.keys() != own.keys():
             raise StateError(f"The saved state has the fields {sorted(saved)}, but this one has {sorted(own)}.")
         for name, tensor in own.items():
+            if not isinstance(saved[name], Tensor):
+                raise StateError(f"The saved state.{name} is no tensor; give what save() returned.")
             _check(tensor, saved[name], f"saved state.{name}")
         for name, tensor in own.items():
             tensor.copy_(saved[name])
@@ -110,7 +112,8 @@ def copy_into(target: Tensor, value: Tensor, where: str) -> None:
 def _check(target: Tensor, value: Tensor, where: str) -> None:
     if value.shape != target.shape:
         raise StateError(f"{where} has shape {list(target.shape)}, but {list(value.shape)} was given.")
-    if value.dtype.is_floating_point and not target.dtype.is_floating_point:
+    loses = value.dtype.is_floating_point and not target.dtype.is_floating_point
+    if loses or value.dtype.is_complex or (target.dtype == torch.bool != value.dtype):
         raise StateError(f"{where} has dtype {target.dtype}, but {value.dtype} was given; convert it first.")
     if value.device.type == "cpu" and value.dtype == torch.int64 and target.dtype == torch.int32 and value.numel():
         if int(value.max()) >= 2**31 or int(value.min()) < -(2**31):

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import gpu_marl_envs
 from gpu_marl_envs import envs, registry
+from gpu_marl_envs.backends.names import check_names
 from gpu_marl_envs.backends.source import sources_folder
 from gpu_marl_envs.errors import DeclarationError, KernelCompileError, ParameterError, UnknownEnvironmentError, nearest
 from gpu_marl_envs.spec import Environment, Field, Group, param
@@ -194,7 +195,7 @@ def test_a_declaration_without_groups_is_refused() -> None:
     with pytest.raises(DeclarationError, match="at least one group"):
         _ = Empty().agent_groups
     with pytest.raises(DeclarationError, match=r"must define groups\(\)"):
-        Environment().groups()
+        Environment.groups(Sample())
 
 
 def test_a_bad_parameter_declaration_is_refused() -> None:
@@ -415,3 +416,51 @@ def test_a_name_of_the_engine_is_refused(declare: Declare) -> None:
     registry._registered["shadow-v1"] = Shadow
     with pytest.raises(DeclarationError, match=r"shadow-v1: 'random' is a name of"):
         gpu_marl_envs.make_batched("shadow-v1", num_envs=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"state": (Field("key", "int32", "hides the random keys"),)}, "'key'"),
+        ({"state": (Field("save", "int32", "hides a method"),)}, "'save'"),
+        ({"state": (Field("visit", "int32", "hides the engine's"),)}, "'visit'"),
+        ({"truncate_after": "horizon"}, "'horizon'"),
+    ],
+)
+def test_a_declaration_that_cannot_work_is_refused(changes: dict[str, Any], named: str) -> None:
+    broken = type("Broken", (Sample,), {"id": "broken-v0", **changes})
+    with pytest.raises(DeclarationError, match=named):
+        check_names(broken())
+
+
+@pytest.mark.parametrize("choice", ["default", "2d", "a-b"])
+def test_a_choice_that_is_no_name_in_cpp_is_refused(choice: str) -> None:
+    field = param(choice, "an option")
+    broken = dataclass(frozen=True, kw_only=True)(
+        type("Broken", (Sample,), {"id": "broken-v0", "mode": field, "__annotations__": {"mode": Literal[choice]}})
+    )
+    with pytest.raises(DeclarationError, match=f"choice '{choice}' of mode"):
+        check_names(broken())
+
+
+@pytest.mark.parametrize("env_id", ["nameless", "my game/x-v0", "-v0", 3])
+def test_an_id_without_name_or_version_is_refused(env_id: Any) -> None:
+    with pytest.raises(DeclarationError, match="a name and a version"):
+        registry.register(type("Broken", (Sample,), {"id": env_id}))
+    assert env_id not in gpu_marl_envs.ids()
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        Group("Upper", 1, Box(0, 1, (1,)), Discrete(2)),
+        Group("a", 2.0, Box(0, 1, (1,)), Discrete(2)),  # type: ignore[arg-type]
+        Group("a", 1, Box(0, 1, (1,)), MultiDiscrete([3, 3], start=[1, 1])),
+        Group("a", 1, Box(0, 1, (1,)), Box(0, 1, ())),
+        Group("a", 1, Box(0, 1, (1,)), Box(0, 1, (2, 2))),
+    ],
+)
+def test_a_group_that_cannot_work_is_refused(group: Group) -> None:
+    broken = type("Broken", (Sample,), {"id": "broken-v0", "groups": lambda self: (group,)})
+    with pytest.raises(DeclarationError, match=f"group {group.name!r}"):
+        _ = broken().agent_groups

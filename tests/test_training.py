@@ -9,13 +9,17 @@ import math
 import os
 import runpy
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.errors import ParameterError
 from gpu_marl_envs.spec import Group
@@ -34,13 +38,19 @@ from gpu_marl_envs.training.evaluate import Estimate, cross_play, evaluate
 from gpu_marl_envs.training.policies import action_distribution
 from gpu_marl_envs.training.ppo import Samples, clipped_objective
 from gpu_marl_envs.training.rollout import Rollout, generalized_advantages, value_after_step
-from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
-from gymnasium.vector import AutoresetMode
-from torch import Tensor
 
 Make = Callable[..., BatchedEnv]
 TAG = {"num_taggers": 2, "num_runners": 3, "episode_length": 12, "tagging_distance": 0.1}
 SMALL = {"hidden_size": 16, "hidden_layers": 1}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tests run side by side, and threads of small networks that wait for a busy core take many times longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 # ---- small games ----
@@ -60,8 +70,7 @@ class FakeDeclaration:
 class FakeEnv:
     """A batch of copies whose agents observe one of two contexts; a game says what is paid, and what ends.
 
-    It resets finished copies in the same step, as ``BatchedEnv`` does. Observations are one-hot contexts, and a third
-    number that marks final observations.
+    It resets finished copies in the same step, as ``BatchedEnv`` does. Observations are one-hot contexts.
     """
 
     autoreset_mode = AutoresetMode.SAME_STEP
@@ -80,7 +89,7 @@ class FakeEnv:
         self.device = torch.device("cpu")
         self.declaration = FakeDeclaration(max_steps)
         self.num_envs, self.num_agents = copies, agents
-        group = Group("player", agents, Box(0.0, 1.0, (3,), np.float32), action_space)
+        group = Group("player", agents, Box(0.0, 1.0, (2,), np.float32), action_space)
         self.groups, self.agent_slices = {"player": group}, {"player": slice(0, agents)}
         self.alive = torch.ones(copies, agents, dtype=torch.bool)
         self._reward, self._terminates, self._leaves = reward, terminates, leaves
@@ -94,7 +103,7 @@ class FakeEnv:
 
     def _draw(self) -> Tensor:
         self.context = torch.randint(2, (self.num_envs, self.num_agents), generator=self._random)
-        return torch.nn.functional.one_hot(self.context, 3).float()
+        return torch.nn.functional.one_hot(self.context, 2).float()
 
     def step(self, actions: Mapping[str, Tensor], out: Mapping[str, Any]) -> tuple[Any, ...]:
         action = actions["player"]
@@ -108,7 +117,6 @@ class FakeEnv:
         out["truncated"].fill_(last and not self._terminates)
         out["done"].fill_(last)
         final = self._draw()
-        final[..., 2] = 1.0
         out["observation"]["player"].copy_(self.reset()["player"] if last else self._draw())
         statistics = torch.ones(self.num_envs)
         info = {name: {"player": statistics} for name in ("episode_return", "episode_length")}
@@ -347,7 +355,7 @@ def test_every_sample_is_in_one_minibatch_of_every_epoch() -> None:
     batches = list(PPO(epochs=3, minibatches=4).shuffled_minibatches(samples, torch.Generator()))
     sizes = [len(batch.target) for batch in batches]
     assert sizes == [3, 3, 3, 1] * 3
-    for epoch in itertools.batched(batches, 4) if hasattr(itertools, "batched") else zip(*[iter(batches)] * 4, strict=True):
+    for epoch in (batches[:4], batches[4:8], batches[8:]):
         assert sorted(torch.cat([batch.target for batch in epoch]).tolist()) == list(range(10))
 
 
@@ -386,24 +394,13 @@ def test_ppo_learns_a_contextual_bandit(reward: Callable[[Tensor, Tensor], Tenso
     assert play(env, result) >= good
 
 
-@pytest.mark.parametrize(
-    ("terminates", "first_value"),
-    [(False, 2.0), (True, 1 + 0.5 + 0.25 + 0.125)],
-    ids=["truncation", "termination"],
-)
-def test_values_tell_truncation_from_termination(terminates: bool, first_value: float) -> None:
-    """Every step pays 1, so with γ = 1/2 a game without an end is worth 2, however short its episodes are cut."""
-    env = FakeEnv(lambda context, _: torch.ones(context.shape), max_steps=4, terminates=terminates)
-    algorithm = dataclasses.replace(FAST, learning_rate=1e-3, value_coefficient=1.0)
-    result = train(env, algorithm, total_steps=120_000, progress=False)
-    # What a state is worth does not depend on the observation here, except on average over the time in the episode.
-    value = result.policies["player"].value(torch.eye(3)[:2]).mean().item()
-    if terminates:
-        mean_over_time = np.mean([2 * (1 - 0.5**left) for left in (4, 3, 2, 1)])
-        assert value == pytest.approx(mean_over_time, abs=0.15)
-        assert value < first_value
-    else:
-        assert value == pytest.approx(first_value, abs=0.05)
+@pytest.mark.parametrize(("terminates", "expected"), [(False, 2.0), (True, 1.0)], ids=["truncation", "termination"])
+def test_values_tell_truncation_from_termination(terminates: bool, expected: float) -> None:
+    """Every step pays 1, so with γ = 1/2 a game without an end is worth 2, even if it is cut after every step."""
+    env = FakeEnv(lambda context, _: torch.ones(context.shape), max_steps=1, terminates=terminates)
+    algorithm = dataclasses.replace(FAST, learning_rate=3e-3, value_coefficient=1.0)
+    result = train(env, algorithm, total_steps=30_000, progress=False)
+    assert result.policies["player"].value(torch.eye(2)).mean().item() == pytest.approx(expected, abs=0.05)
 
 
 def test_rewards_after_leaving_are_not_learnt_from() -> None:
@@ -498,7 +495,7 @@ def test_a_run_leaves_metrics_and_a_checkpoint(tmp_path: Path) -> None:
     assert (checkpoint.env_id, checkpoint.algorithm, checkpoint.iteration) == ("fake-v0", "ppo", len(rows))
     assert PPO.make(**checkpoint.hyperparameters) == FAST
     policy = checkpoint.restore_policies(env)["player"]
-    observation = torch.eye(3)[None]
+    observation = torch.eye(2)[None]
     for deterministic in (True, False):
         actions = [
             p.act(observation, torch.Generator().manual_seed(0), deterministic=deterministic)

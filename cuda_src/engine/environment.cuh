@@ -96,7 +96,7 @@ class Environment : public Declared, public Math, public Team {
   float* observation_base_[num_groups];  // of each group's first agent in this copy
 
   METHOD int episode() const { return (reseeding_ ? -1 : arguments_->episode[copy_]) + new_episodes_; }
-  METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(*arguments_->seed); }
+  METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(arguments_->seed[copy_]); }
   METHOD bool is_over() {
     const bool some_are_there = any(agents, [&](int i) { return alive[i]; });
     return time >= arguments_->max_steps || !some_are_there;
@@ -106,7 +106,8 @@ class Environment : public Declared, public Math, public Team {
     float* row = nullptr;
 #pragma unroll
     for (int g = 0; g < num_groups; ++g)  // a run-time index would move the array to local memory
-      if (group_range(g).has(i)) row = observation_base_[g] + (i - group_range(g).first) * observation_size(g);
+      if (group_range(g).has(i))
+        row = observation_base_[g] + static_cast<std::size_t>(i - group_range(g).first) * observation_size(g);
     return row;
   }
 

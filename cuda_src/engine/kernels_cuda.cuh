@@ -173,7 +173,7 @@ class DeviceCopy : public Episode<Rules> {
     float* const* target = final ? arguments_->final_observation : arguments_->observation;
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
-      const int size = group_range(g).size * observation_size(g);
+      const std::size_t size = static_cast<std::size_t>(group_range(g).size) * observation_size(g);
       observation_base_[g] = collected ? stage_ + slab_offset(g) + team_ * size : target[g] + copy_ * size;
     }
     Rules::observe();

@@ -105,8 +105,8 @@ def _compile(source: str, kernel: Path, command: Sequence[str], target: Path) ->
 def _explain(output: str, kernel: Path, compiler: str) -> str:
     """The first error, in the author's file if one is there: ``file:line: message``."""
     patterns = (
-        r"^(?P<file>[^\s:(]+):(?P<line>\d+)(?::\d+)?: (?:fatal )?error: (?P<message>.+)$",  # g++, clang
-        r"^(?P<file>[^\s:(]+)\((?P<line>\d+)\): (?:catastrophic )?error(?: #\S+)?: (?P<message>.+)$",  # nvcc
+        r"^(?P<file>[^:\n]+?):(?P<line>\d+)(?::\d+)?: (?:fatal )?error: (?P<message>.+)$",  # g++, clang
+        r"^(?P<file>[^\n]+?)\((?P<line>\d+)\): (?:catastrophic )?error(?: #\S+)?: (?P<message>.+)$",  # nvcc
     )
     errors = [match for pattern in patterns for match in re.finditer(pattern, output, re.MULTILINE)]
     errors.sort(key=lambda match: (Path(match["file"]).name != kernel.name, match.start()))

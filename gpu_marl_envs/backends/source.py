@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 import gpu_marl_envs
 from gpu_marl_envs.backends.layout import Layout
+from gpu_marl_envs.backends.names import check_names, enum_name
 from gpu_marl_envs.errors import DeclarationError
 from gpu_marl_envs.spec import Environment, Field, Parameter
 
@@ -22,21 +22,6 @@ _AUTORESET = {
     AutoresetMode.SAME_STEP: "same_step",
     AutoresetMode.DISABLED: "disabled",
 }
-# Names that the engine or C++ has taken: an environment's own would hide them, or be hidden.
-_RESERVED = frozenset(
-    """
-    agents agents_leave num_agents num_groups alive reward terminated time each any count sum argmin add action
-    continuous_action random common_random nearest each_observation reset step observe min max clip square abs sqrt
-    floor round to_int wrap sin cos exp log tanh atan2 pi infinity bind visit_state group_of group_range
-    observation_size observation_row observation_offset action_width action_count action_size action_slab action_index
-    within_space episode seed is_over leave account forget_sums load_counters store_counters only_if any_active
-    is_leader synchronize copy_floats each_staged_observation rows_at_once
-    alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double
-    else enum explicit export extern false float for friend goto if inline int long mutable namespace new not operator
-    or private protected public register return short signed sizeof static struct switch template this throw true try
-    typedef typeid typename union unsigned using virtual void volatile while xor
-    """.split()
-)
 
 
 @cache
@@ -82,7 +67,7 @@ def arguments_dtype(environment: Environment) -> np.dtype[np.void]:
 
 def translation_unit(environment: Environment, layout: Layout, autoreset: AutoresetMode, *, cuda: bool) -> str:
     """The source that a backend compiles: constants and structs of the declaration, the engine, the dynamics."""
-    _check_names(environment)
+    check_names(environment)
     kernel = environment.kernel()
     rules = type(environment).__name__
     return "\n".join(
@@ -102,20 +87,10 @@ def translation_unit(environment: Environment, layout: Layout, autoreset: Autore
     )
 
 
-def _check_names(environment: Environment) -> None:
-    names = [p.name for p in environment.parameters()]
-    names += [field.name for field in environment.state_fields()]
-    names += [group.name for group in environment.agent_groups]
-    for name in names:
-        if name in _RESERVED or names.count(name) > 1:
-            why = "used twice" if names.count(name) > 1 else "a name of the engine or of C++"
-            raise DeclarationError(f"{environment.id}: {name!r} is {why}; rename it in the declaration.")
-
-
 def _arguments_struct(environment: Environment) -> str:
     size = f"[{len(environment.agent_groups)}]"
     lines = [
-        "const std::int64_t* seed;        // [1]",
+        "const std::int64_t* seed;        // [E]",
         "std::int64_t* key;               // [E] of the random numbers",
         "std::int32_t* time;              // [E] steps taken in this episode",
         "std::int32_t* episode;           // [E] number of this episode, -1 before the first",
@@ -208,11 +183,11 @@ def _parameter_member(parameter: Parameter, value: Any) -> list[str]:
     if not parameter.static:
         return [f"{_C_SCALARS[parameter.kind]} {parameter.name};"]
     if parameter.choices:
-        enum = "".join(part.capitalize() for part in parameter.name.split("_"))
-        members = ", ".join(_identifier(choice) for choice in parameter.choices)
+        enum = enum_name(parameter)
+        members = ", ".join(parameter.choices)
         return [
             f"enum class {enum} {{ {members} }};",
-            f"static constexpr {enum} {parameter.name} = {enum}::{_identifier(value)};",
+            f"static constexpr {enum} {parameter.name} = {enum}::{value};",
         ]
     c_type = "bool" if parameter.kind is bool else _C_SCALARS[parameter.kind]
     return [f"static constexpr {c_type} {parameter.name} = {_literal(value)};"]
@@ -239,7 +214,3 @@ def _literal(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{float(value)!r}f" if isinstance(value, float) else str(value)
-
-
-def _identifier(choice: str) -> str:
-    return re.sub(r"\W", "_", choice)

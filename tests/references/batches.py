@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ ENVS = pytest.mark.parametrize(("env_id", "params"), [GRID, CHASE, STEERED], ids
 
 def clone(tree: Any) -> Any:
     """A deep copy of the tensors in nested dicts and tuples, on the CPU."""
-    if isinstance(tree, dict):
+    if isinstance(tree, Mapping):
         return {key: clone(value) for key, value in tree.items()}
     return tree.cpu().clone() if isinstance(tree, torch.Tensor) else tuple(clone(value) for value in tree)
 
@@ -39,7 +39,7 @@ def leaves(tree: Any) -> Iterator[torch.Tensor]:
     if isinstance(tree, torch.Tensor):
         yield tree
     else:
-        for value in tree.values() if isinstance(tree, dict) else tree:
+        for value in tree.values() if isinstance(tree, Mapping) else tree:
             yield from leaves(value)
 
 
