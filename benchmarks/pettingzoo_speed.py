@@ -93,7 +93,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     environments = {"tag_continuous": make_ours(), "simple_tag": make_reference()}
-    actions, speeds = {}, {}
+    actions = {}
+    speeds: dict[str, list[float]] = {}
     for name, env in environments.items():
         assert len(env.possible_agents) == NUM_AGENTS
         checked(env)

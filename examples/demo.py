@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from gpu_marl_envs.training.evaluate import CrossPlay, cross_play, evaluate, for
 ENV = "tag_continuous-v0"
 # Two slow taggers against four nimbler runners. Everyone sees everyone else, nearest first. Braking is easier than
 # accelerating, so random agents dawdle, and there is something to learn.
-PARAMS = {
+PARAMS: dict[str, Any] = {
     "num_taggers": 2,
     "num_runners": 4,
     "max_speed": 0.5,

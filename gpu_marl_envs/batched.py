@@ -176,10 +176,9 @@ class BatchedEnv:
             raise UsageError("The first reset must be of all copies; call reset() without a mask once.")
         mask = self._checked_mask(mask)
         new_seed = self._pending_seed if seed is None else seed_bits(seed)
-        if new_seed is not None and mask is None:
-            self._tensors["seed"].fill_(new_seed)
-        elif new_seed is not None:
-            self._tensors["seed"].masked_fill_(mask, new_seed)
+        if new_seed is not None:
+            seeds = self._tensors["seed"]
+            seeds.fill_(new_seed) if mask is None else seeds.masked_fill_(mask, new_seed)
         self._arguments["reseed"] = new_seed is not None
         self._arguments["mask"] = 0 if mask is None else mask.data_ptr()
         self._backend.launch("reset")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import json
 import sys
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        options = _parse(argv)
+        options = _parse(_import_modules(argv))
         code: int = options.run(options)
     except (GpuMarlError, OSError) as error:
         print(f"gpu-marl: {' '.join(str(error).split())}", file=sys.stderr)
@@ -131,6 +132,8 @@ def _play(options: argparse.Namespace) -> int:
         policies[name] = RandomPolicy(env.groups[name].action_space)
     if not options.gif.parent.is_dir():
         raise CommandError(f"There is no folder {options.gif.parent} to write {options.gif.name} to; make it first.")
+    if options.gif.is_dir():
+        raise CommandError(f"{options.gif} is a folder; name the file to write.")
     frames = play_frames(env, policies, steps=options.steps, seed=options.seed)
     print(record_gif(frames, options.gif, fps=FRAMES_PER_SECOND))
     return 0
@@ -140,6 +143,8 @@ def _bench(options: argparse.Namespace) -> int:
     from gpu_marl_envs.benchmarking import measure
 
     params = _with_prefix(options, "env")
+    if options.json is not None and not options.json.parent.is_dir():
+        raise CommandError(f"There is no folder {options.json.parent} to write {options.json.name} to; make it first.")
     # Made once beforehand, to learn which device "auto" is; what it compiles is cached.
     device = make_env(options.env, 1, options.device, **params).device
     results = []
@@ -231,8 +236,31 @@ class _Parser(argparse.ArgumentParser):
         raise CommandError(f"{message} (`{self.prog} --help` explains)")
 
 
+def _import_modules(argv: list[str]) -> list[str]:
+    """Imports the modules that ``--import MODULE`` names, and returns the rest of the command line."""
+    rest, words = [], iter(argv)
+    for word in words:
+        if word != "--import":
+            rest.append(word)
+            continue
+        name = next(words, "")
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            importlib.import_module(name)
+        except (ImportError, ValueError) as error:
+            raise CommandError(
+                f"--import takes a module that Python finds from here, not {name!r} ({error})."
+            ) from None
+    return rest
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="gpu-marl", description="Multi-agent environments on the GPU and the CPU.")
+    parser = _Parser(
+        prog="gpu-marl",
+        description="Multi-agent environments on the GPU and the CPU.",
+        epilog="--import MODULE, anywhere, first imports a Python module, which may register environments of yours.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> _Parser:

@@ -325,6 +325,6 @@ def _check_group(owner: str, group: Group) -> None:
         raise DeclarationError(f"{where} must have actions that start at 0.")
     if isinstance(action, spaces.Box) and action.dtype != np.float32:
         raise DeclarationError(f"{where} must have float32 actions.")
-    dimensions = 0 if isinstance(action, spaces.Discrete) else 1
-    if not isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.Box) or len(action.shape) != dimensions:
+    known = isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.Box)
+    if not known or len(group.action_shape) != (0 if isinstance(action, spaces.Discrete) else 1):
         raise DeclarationError(f"{where} must have a Discrete, MultiDiscrete or one-dimensional Box action space.")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import gpu_marl_envs
-from gpu_marl_envs import benchmarking, cli
+from gpu_marl_envs import benchmarking, cli, registry
 from gpu_marl_envs.cli import main
 from gpu_marl_envs.training import Checkpoint, Session
 
@@ -233,3 +233,26 @@ def test_interrupting_a_command_prints_no_traceback(
     monkeypatch.setattr(cli, "_list", interrupted)
     assert main(["list"]) == 130
     assert capsys.readouterr().err == "gpu-marl: interrupted.\n"
+
+
+def test_an_environment_of_the_users_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declaration = (Path(__file__).parent / "environments" / "probe.py").read_text().replace("probe-v0", "mine-v0")
+    (tmp_path / "my_probe.py").write_text(declaration + "\n\ngpu_marl_envs.register(Probe)\n")
+    text = (
+        (tmp_path / "my_probe.py")
+        .read_text()
+        .replace("import numpy as np\n", "import gpu_marl_envs\nimport numpy as np\n")
+    )
+    (tmp_path / "my_probe.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    try:
+        assert main(["info", "--import", "my_probe", "mine-v0"]) == 0
+        assert "mine-v0" in capsys.readouterr().out
+        assert main(["list", "--import", "no_such_module"]) == 2
+        assert "'no_such_module'" in capsys.readouterr().err
+    finally:
+        registry._registered.pop("mine-v0", None)
+        sys.modules.pop("my_probe", None)

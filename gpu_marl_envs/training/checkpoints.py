@@ -7,7 +7,7 @@ import pickle
 import uuid
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class Checkpoint:
             raise CheckpointError(f"{path} is not a checkpoint of this package; `gpu-marl train` writes them.")
         if content.pop("format") != FORMAT:
             raise CheckpointError(f"{path} was written by another version of this package; train again or upgrade.")
+        if content.keys() != {field.name for field in fields(cls)}:
+            raise CheckpointError(f"{path} is not a checkpoint of this package; `gpu-marl train` writes them.")
         return cls(**content)
 
     def restore_policies(self, env: BatchedEnv) -> dict[str, ActorCritic]:
