@@ -312,7 +312,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         from gpu_marl_envs.training import algorithms
 
         for name, algorithm in algorithms().items():
-            _add_flags(train.add_argument_group(f"hyperparameters of {name}"), name, algorithm.hyperparameters())
+            _add_flags(train.add_argument_group(f"hyperparameters of {name}"), name, algorithm.parameters())
 
     options, unknown = parser.parse_known_args(argv)
     if unknown:

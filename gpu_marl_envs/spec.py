@@ -7,103 +7,28 @@ tensors, the spaces, the PettingZoo agents, the validation of arguments and the 
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import numbers
 import re
 import sys
-import typing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
 
-from gpu_marl_envs.errors import DeclarationError, ParameterError, nearest
+from gpu_marl_envs.errors import DeclarationError
+from gpu_marl_envs.parameters import Parameter, Parametrised, param
 
 if TYPE_CHECKING:
     from gpu_marl_envs.rendering import Canvas
 
+__all__ = ["ActionSpace", "Environment", "Field", "Group", "Parameter", "param"]
+
 ActionSpace = spaces.Discrete | spaces.MultiDiscrete | spaces.Box
 
 PACKAGE_KERNELS = "envs"  # folder of the packaged dynamics files, below the kernel sources
-
-
-def param(
-    default: Any,
-    doc: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    unit: str = "",
-    static: bool = False,
-) -> Any:
-    """Declares a parameter of an environment.
-
-    Args:
-        default: the default value; its annotation is ``int``, ``float``, ``bool`` or ``Literal[...]``.
-        doc: one line for the documentation and the command line.
-        low: the smallest valid value (inclusive); none means unbounded.
-        high: the largest valid value (inclusive); none means unbounded.
-        unit: the unit of the value, for the documentation.
-        static: whether the kernels are compiled for this value (numbers of agents, array lengths). ``bool`` and
-            ``Literal`` parameters always are; other parameters may change without compiling again.
-    """
-    return dataclasses.field(
-        default=default, metadata={"doc": doc, "low": low, "high": high, "unit": unit, "static": static}
-    )
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A declared parameter, as the rest of the package sees it."""
-
-    name: str
-    kind: type  # int, float, bool or str (one of `choices`)
-    default: Any
-    doc: str
-    low: float | None
-    high: float | None
-    unit: str
-    static: bool
-    choices: tuple[str, ...] = ()
-
-    @property
-    def valid(self) -> str:
-        """What values are valid, in words."""
-        if self.kind is bool:
-            return "True or False"
-        if self.choices:
-            return "one of " + ", ".join(map(repr, self.choices))
-        kind = "a whole number" if self.kind is int else "a number"
-        if self.low is not None and self.high is not None:
-            return f"{kind} from {self.low:g} to {self.high:g}"
-        if self.low is not None:
-            return f"{kind} of at least {self.low:g}"
-        if self.high is not None:
-            return f"{kind} of at most {self.high:g}"
-        return kind
-
-    def coerce(self, value: Any, owner: str) -> Any:
-        """``value`` as this parameter's Python type.
-
-        Raises:
-            ParameterError: the value has the wrong type or lies outside the valid range.
-        """
-        if self.kind is bool:
-            ok = isinstance(value, bool | np.bool_)
-        elif self.choices:
-            ok = isinstance(value, str) and value in self.choices
-        else:
-            expected = numbers.Integral if self.kind is int else numbers.Real
-            ok = isinstance(value, expected) and not isinstance(value, bool | np.bool_)
-            ok = ok and math.isfinite(value) and abs(value) < (2**31 if self.kind is int else 3e38)
-            ok = ok and (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
-        if not ok:
-            raise ParameterError(f"{owner}: {self.name} must be {self.valid}, but {value!r} was given.")
-        return self.kind(value)
 
 
 @dataclass(frozen=True)
@@ -172,7 +97,7 @@ class Field:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Environment:
+class Environment(Parametrised):
     """Base of every declaration; see ``envs/tag_gridworld.py`` for the template.
 
     Class attributes that a declaration sets:
@@ -214,35 +139,18 @@ class Environment:
     # ---- what the rest of the package derives from a declaration ----
 
     def __post_init__(self) -> None:
-        parameters = self.parameters()
-        if self.truncate_after not in {parameter.name for parameter in parameters}:
+        if self.truncate_after not in {parameter.name for parameter in self.parameters()}:
             raise DeclarationError(
                 f"{self.id} must declare the parameter {self.truncate_after!r}, the longest episode in steps, or name "
                 "another one as truncate_after."
             )
-        for parameter in parameters:
-            value = parameter.coerce(getattr(self, parameter.name), self.id)
-            object.__setattr__(self, parameter.name, value)
+        super().__post_init__()
         self.check()
 
     @classmethod
-    def make(cls, **params: Any) -> Self:
-        """The declaration with these parameters.
-
-        Raises:
-            ParameterError: a parameter is unknown, of the wrong type or out of range.
-        """
-        known = {parameter.name for parameter in cls.parameters()}
-        for name in params:
-            if name not in known:
-                raise ParameterError(f"{cls.id} has no parameter {name!r}; {nearest(name, known)}")
-        return cls(**params)
-
-    @classmethod
-    def parameters(cls) -> tuple[Parameter, ...]:
-        """The declared parameters, in order."""
-        hints = _resolved_hints(cls)
-        return tuple(_parameter(cls, field, hints[field.name]) for field in dataclasses.fields(cls))
+    def label(cls) -> str:
+        """The id."""
+        return cls.id
 
     @classmethod
     def kernel(cls) -> Path:
@@ -284,32 +192,6 @@ class Environment:
     def max_steps(self) -> int:
         """Steps after which an episode is truncated."""
         return int(getattr(self, self.truncate_after))
-
-    def params(self) -> dict[str, Any]:
-        """Parameter values by name."""
-        return {parameter.name: getattr(self, parameter.name) for parameter in self.parameters()}
-
-
-_HINTS: dict[type, dict[str, Any]] = {}
-
-
-def _resolved_hints(cls: type) -> dict[str, Any]:
-    if cls not in _HINTS:
-        names = {"Canvas": Any}
-        _HINTS[cls] = typing.get_type_hints(cls, localns=names)
-    return _HINTS[cls]
-
-
-def _parameter(cls: type[Environment], field: dataclasses.Field[Any], hint: Any) -> Parameter:
-    if not field.metadata:
-        raise DeclarationError(f"{cls.id}: declare {field.name} with param(default, doc, …).")
-    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    kind = str if choices else hint
-    if kind not in (int, float, bool, str) or (kind is str and not choices):
-        raise DeclarationError(f"{cls.id}: {field.name} must be annotated int, float, bool or Literal[...].")
-    static = field.metadata["static"] or kind in (bool, str)
-    metadata = {key: field.metadata[key] for key in ("doc", "low", "high", "unit")}
-    return Parameter(name=field.name, kind=kind, default=field.default, static=static, choices=choices, **metadata)
 
 
 def _check_group(owner: str, group: Group) -> None:

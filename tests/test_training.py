@@ -472,7 +472,7 @@ def test_hyperparameters_are_checked(values: dict[str, Any], message: str) -> No
 
 
 def test_every_hyperparameter_is_documented() -> None:
-    for parameter in PPO.hyperparameters():
+    for parameter in PPO.parameters():
         assert len(parameter.doc) > 10, parameter.name
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import pkgutil
-import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
-from gpu_marl_envs.errors import GpuMarlError, ParameterError, nearest
-from gpu_marl_envs.spec import Parameter
-from gpu_marl_envs.spec import param as hyperparameter
+from gpu_marl_envs.errors import GpuMarlError
+from gpu_marl_envs.parameters import Parametrised
+from gpu_marl_envs.parameters import param as hyperparameter
 
 if TYPE_CHECKING:
     from gpu_marl_envs.batched import BatchedEnv
@@ -26,7 +24,7 @@ class TrainingError(GpuMarlError, ArithmeticError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Algorithm(ABC):
+class Algorithm(Parametrised, ABC):
     """Base of the algorithms; see ``ppo.py``. The dataclass fields are the hyperparameters.
 
     Class attributes that an algorithm sets:
@@ -48,36 +46,9 @@ class Algorithm(ABC):
         """
 
     @classmethod
-    def make(cls, **values: Any) -> Self:
-        """The algorithm with these hyperparameters.
-
-        Raises:
-            ParameterError: a hyperparameter is unknown, of the wrong type or out of range.
-        """
-        known = {parameter.name for parameter in cls.hyperparameters()}
-        for name in values:
-            if name not in known:
-                raise ParameterError(f"{cls.name} has no hyperparameter {name!r}; {nearest(name, known)}")
-        return cls(**values)
-
-    @classmethod
-    def hyperparameters(cls) -> tuple[Parameter, ...]:
-        """The declared hyperparameters, in order."""
-        hints = typing.get_type_hints(cls)
-        found = []
-        for field in dataclasses.fields(cls):
-            hint = hints[field.name]
-            choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-            kind = str if choices else hint
-            found.append(
-                Parameter(name=field.name, kind=kind, default=field.default, choices=choices, **field.metadata)
-            )
-        return tuple(found)
-
-    def __post_init__(self) -> None:
-        for parameter in self.hyperparameters():
-            value = parameter.coerce(getattr(self, parameter.name), self.name)
-            object.__setattr__(self, parameter.name, value)
+    def label(cls) -> str:
+        """The name."""
+        return cls.name
 
 
 def algorithms() -> dict[str, type[Algorithm]]:

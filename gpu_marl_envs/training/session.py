@@ -152,9 +152,7 @@ class Session:
             env_id=declaration.id,
             env_params=declaration.params(),
             algorithm=algorithm.name,
-            hyperparameters={
-                parameter.name: getattr(algorithm, parameter.name) for parameter in algorithm.hyperparameters()
-            },
+            hyperparameters=algorithm.params(),
             iteration=self.iteration,
             agent_steps=self.agent_steps,
             seed=self.seed,
