@@ -20,6 +20,7 @@ from gymnasium import spaces
 
 from gpu_marl_envs.errors import DeclarationError
 from gpu_marl_envs.parameters import Parameter, Parametrised, param
+from gpu_marl_envs.sources import sources_folder
 
 if TYPE_CHECKING:
     from gpu_marl_envs.rendering import Canvas
@@ -161,8 +162,6 @@ class Environment(Parametrised):
         beside = Path(module).with_suffix(".cuh")
         if beside.exists():
             return beside
-        from gpu_marl_envs.backends.source import sources_folder
-
         packaged = sources_folder() / PACKAGE_KERNELS / beside.name
         if packaged.exists():
             return packaged

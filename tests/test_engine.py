@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpu_marl_envs.backends import cpu
-from gpu_marl_envs.backends.source import sources_folder
+from gpu_marl_envs.sources import sources_folder
 
 RANDOM = np.random.default_rng(0)
 

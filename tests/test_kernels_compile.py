@@ -13,8 +13,9 @@ from gymnasium.vector import AutoresetMode
 
 from gpu_marl_envs import registry
 from gpu_marl_envs.backends import cuda
-from gpu_marl_envs.backends.source import sources_folder, translation_unit
+from gpu_marl_envs.backends.source import translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError
+from gpu_marl_envs.sources import sources_folder
 from gpu_marl_envs.spec import Environment
 
 SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}

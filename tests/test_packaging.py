@@ -102,7 +102,7 @@ def test_every_kind_of_install_is_the_same(checkout: Path, installed: Path, tmp_
     program = f"""
 import importlib.util
 import gpu_marl_envs.adapters
-from gpu_marl_envs.backends.source import sources_folder
+from gpu_marl_envs.sources import sources_folder
 folder = sources_folder()
 assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == {sources}
 assert importlib.util.find_spec("adapters") is None

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 import gpu_marl_envs
 from gpu_marl_envs import envs, registry
 from gpu_marl_envs.backends.names import check_names
-from gpu_marl_envs.backends.source import sources_folder
 from gpu_marl_envs.errors import DeclarationError, KernelCompileError, ParameterError, UnknownEnvironmentError, nearest
+from gpu_marl_envs.sources import sources_folder
 from gpu_marl_envs.spec import Environment, Field, Group, param
 from gpu_marl_envs.testing import check_environment
 

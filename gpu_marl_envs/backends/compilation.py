@@ -14,8 +14,8 @@ from pathlib import Path
 import filelock
 import platformdirs
 
-from gpu_marl_envs.backends.source import sources_folder
 from gpu_marl_envs.errors import BackendUnavailableError, KernelCompileError
+from gpu_marl_envs.sources import sources_folder
 
 CACHE_VARIABLE = "GPU_MARL_ENVS_CACHE"
 STRICT_VARIABLE = "GPU_MARL_ENVS_STRICT"  # warnings are errors; a user's newer compiler may warn of what ours does not

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-import gpu_marl_envs
 from gpu_marl_envs.backends.layout import Layout
 from gpu_marl_envs.backends.names import check_names, enum_name
-from gpu_marl_envs.errors import DeclarationError
 from gpu_marl_envs.spec import Environment, Field, Parameter
 
 _C_TYPES = {"float32": "float", "int32": "int"}
@@ -22,16 +18,6 @@ _AUTORESET = {
     AutoresetMode.SAME_STEP: "same_step",
     AutoresetMode.DISABLED: "disabled",
 }
-
-
-@cache
-def sources_folder() -> Path:
-    """The folder with the kernel sources: inside an installed package, or beside the package in a checkout."""
-    package = Path(gpu_marl_envs.__file__).parent
-    for folder in (package / "cuda_src", package.parent / "cuda_src"):
-        if (folder / "engine").is_dir():
-            return folder
-    raise DeclarationError(f"The kernel sources are missing from {package}; install gpu-marl-envs again.")
 
 
 def persistent_fields(environment: Environment) -> list[Field]:
