@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from environments.probe import Probe
 from hypothesis import HealthCheck, settings
 
@@ -53,3 +54,12 @@ def probe() -> Iterator[type[Environment]]:
     registry._registered[Probe.id] = Probe
     yield Probe
     del registry._registered[Probe.id]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tests run side by side, and threads of small networks that wait for a busy core take many times longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import itertools
 import math
-import os
-import runpy
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
-from gymnasium.vector import AutoresetMode
+from references.games import FAST, SMALL, FakeEnv, matching_bit, play
 from torch import Tensor
 
 from gpu_marl_envs.batched import BatchedEnv
@@ -26,109 +20,19 @@ from gpu_marl_envs.spec import Group
 from gpu_marl_envs.training import (
     PPO,
     ActorCritic,
-    Checkpoint,
-    CheckpointError,
     RandomPolicy,
-    Session,
     TrainingError,
-    algorithms,
     train,
 )
-from gpu_marl_envs.training.evaluate import Estimate, cross_play, evaluate
 from gpu_marl_envs.training.policies import action_distribution
 from gpu_marl_envs.training.ppo import Samples, clipped_objective
 from gpu_marl_envs.training.rollout import Rollout, generalized_advantages, value_after_step
 
 Make = Callable[..., BatchedEnv]
 TAG = {"num_taggers": 2, "num_runners": 3, "episode_length": 12, "tagging_distance": 0.1}
-SMALL = {"hidden_size": 16, "hidden_layers": 1}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tests run side by side, and threads of small networks that wait for a busy core take many times longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-# ---- small games ----
-
-
-@dataclasses.dataclass(frozen=True)
-class FakeDeclaration:
-    """What training asks of a declaration."""
-
-    max_steps: int
-    id: str = "fake-v0"
-
-    def params(self) -> dict[str, Any]:
-        return {}
-
-
-class FakeEnv:
-    """A batch of copies whose agents observe one of two contexts; a game says what is paid, and what ends.
-
-    It resets finished copies in the same step, as ``BatchedEnv`` does. Observations are one-hot contexts.
-    """
-
-    autoreset_mode = AutoresetMode.SAME_STEP
-
-    def __init__(
-        self,
-        reward: Callable[[Tensor, Tensor], Tensor],
-        action_space: Space = Discrete(2),  # noqa: B008
-        *,
-        copies: int = 16,
-        agents: int = 2,
-        max_steps: int = 4,
-        terminates: bool = False,
-        leaves: bool = False,
-    ) -> None:
-        self.device = torch.device("cpu")
-        self.declaration = FakeDeclaration(max_steps)
-        self.num_envs, self.num_agents = copies, agents
-        group = Group("player", agents, Box(0.0, 1.0, (2,), np.float32), action_space)
-        self.groups, self.agent_slices = {"player": group}, {"player": slice(0, agents)}
-        self.alive = torch.ones(copies, agents, dtype=torch.bool)
-        self._reward, self._terminates, self._leaves = reward, terminates, leaves
-        self._random = torch.Generator().manual_seed(0)
-        self._time = 0
-
-    def reset(self) -> dict[str, Tensor]:
-        self._time = 0
-        self.alive.fill_(True)
-        return {"player": self._draw()}
-
-    def _draw(self) -> Tensor:
-        self.context = torch.randint(2, (self.num_envs, self.num_agents), generator=self._random)
-        return torch.nn.functional.one_hot(self.context, 2).float()
-
-    def step(self, actions: Mapping[str, Tensor], out: Mapping[str, Any]) -> tuple[Any, ...]:
-        action = actions["player"]
-        assert action.shape == (self.num_envs, self.num_agents, *self.groups["player"].action_shape)
-        self._time += 1
-        out["reward"]["player"].copy_(self._reward(self.context, action))
-        if self._leaves:  # the second agent is gone after its first step
-            self.alive[:, 1] = False
-        last = self._time == self.declaration.max_steps
-        out["terminated"]["player"].copy_(~self.alive | (last and self._terminates))
-        out["truncated"].fill_(last and not self._terminates)
-        out["done"].fill_(last)
-        final = self._draw()
-        out["observation"]["player"].copy_(self.reset()["player"] if last else self._draw())
-        statistics = torch.ones(self.num_envs)
-        info = {name: {"player": statistics} for name in ("episode_return", "episode_length")}
-        return None, None, None, None, info | {"final_obs": {"player": final}}
-
-
-def play(env: FakeEnv, result: Any) -> Tensor:
-    """Mean reward of the most probable actions, in a fresh observation."""
-    observation = env.reset()["player"]
-    action = result.policies["player"].act(observation, torch.Generator(), deterministic=True)
-    return env._reward(env.context, action).mean()
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # ---- advantages ----
 
@@ -362,13 +266,6 @@ def test_every_sample_is_in_one_minibatch_of_every_epoch() -> None:
 # ---- learning ----
 
 
-FAST = PPO(rollout_steps=8, learning_rate=1e-2, discount=0.5, anneal_learning_rate=False, **SMALL)
-
-
-def matching_bit(context: Tensor, action: Tensor) -> Tensor:
-    return (action == context).float()
-
-
 def matching_bits(context: Tensor, action: Tensor) -> Tensor:
     return ((action[..., 0] == context).float() + (action[..., 1] == 2 * (1 - context)).float()) / 2
 
@@ -448,180 +345,3 @@ def test_training_refuses_what_it_cannot_train_on(make: Make) -> None:
         train(env, PPO(), total_steps=10)
     with pytest.raises(ParameterError, match="total_steps"):
         train(make("tag_gridworld-v0", 2, autoreset_mode="SAME_STEP"), PPO(), total_steps=0)
-
-
-# ---- hyperparameters ----
-
-
-def test_algorithms_are_found() -> None:
-    assert algorithms()["ppo"] is PPO
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"learning_rates": 1.0}, "did you mean 'learning_rate'"),
-        ({"discount": 1.5}, "discount must be a number from 0 to 1, but 1.5"),
-        ({"epochs": 0}, "epochs must be a whole number of at least 1"),
-        ({"activation": "sine"}, "activation must be one of 'tanh', 'relu'"),
-    ],
-)
-def test_hyperparameters_are_checked(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ParameterError, match=message):
-        PPO.make(**values)
-
-
-def test_every_hyperparameter_is_documented() -> None:
-    for parameter in PPO.parameters():
-        assert len(parameter.doc) > 10, parameter.name
-
-
-# ---- metrics and checkpoints ----
-
-
-def test_a_run_leaves_metrics_and_a_checkpoint(tmp_path: Path) -> None:
-    env = FakeEnv(matching_bit)
-    folder = tmp_path / "runs" / "one"
-    result = train(env, FAST, total_steps=2_000, folder=folder, progress=False)
-    with (folder / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == len(result.history) == math.ceil(2_000 / (8 * 16 * 2))
-    assert float(rows[-1]["agent_steps"]) == result.agent_steps
-    assert {"player/episode_return", "player/entropy", "agent_steps_per_second"} <= rows[0].keys()
-    assert list(folder.glob("events.out.tfevents.*"))
-    assert result.checkpoint == folder / "checkpoint.pt"
-
-    checkpoint = Checkpoint.load(result.checkpoint)
-    assert (checkpoint.env_id, checkpoint.algorithm, checkpoint.iteration) == ("fake-v0", "ppo", len(rows))
-    assert PPO.make(**checkpoint.hyperparameters) == FAST
-    policy = checkpoint.restore_policies(env)["player"]
-    observation = torch.eye(2)[None]
-    for deterministic in (True, False):
-        actions = [
-            p.act(observation, torch.Generator().manual_seed(0), deterministic=deterministic)
-            for p in (policy, result.policies["player"])
-        ]
-        assert torch.equal(*actions)
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "checkpoint.pt"
-    checkpoint = Checkpoint("fake-v0", {}, "ppo", {}, 1, 10, 0, {}, {})
-    checkpoint.save(path)
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        dataclasses.replace(checkpoint, iteration=2).save(path)
-    assert Checkpoint.load(path) == checkpoint
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_files_that_are_not_checkpoints_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no checkpoint"):
-        Checkpoint.load(tmp_path / "missing.pt")
-    text = tmp_path / "text.pt"
-    text.write_text("hello")
-    other = tmp_path / "other.pt"
-    torch.save({"weights": torch.zeros(1)}, other)
-    newer = tmp_path / "newer.pt"
-    torch.save({"format": 99}, newer)
-    for path, message in ((text, "not a readable"), (other, "not a checkpoint"), (newer, "another version")):
-        with pytest.raises(CheckpointError, match=message):
-            Checkpoint.load(path)
-
-
-def test_a_checkpoint_says_what_does_not_fit(tmp_path: Path) -> None:
-    result = train(FakeEnv(matching_bit), FAST, total_steps=1, folder=tmp_path, progress=False)
-    checkpoint = Checkpoint.load(result.checkpoint)
-    with pytest.raises(CheckpointError, match="'player' was trained with other"):
-        checkpoint.restore_policies(FakeEnv(matching_bit, Discrete(3)))
-    env = FakeEnv(matching_bit)
-    env.groups = {"other": env.groups["player"]}
-    with pytest.raises(CheckpointError, match="policies for player"):
-        checkpoint.restore_policies(env)
-
-
-def test_interrupt_ends_a_run_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGINT)
-
-    def interrupt(session: Session) -> None:
-        if session.iteration == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    env = FakeEnv(matching_bit)
-    result = train(env, FAST, total_steps=10**6, folder=tmp_path, progress=False, after_iteration=interrupt)
-    assert result.interrupted
-    assert Checkpoint.load(result.checkpoint).iteration == 3
-    assert signal.getsignal(signal.SIGINT) is before
-    assert "press Ctrl-C again" in capsys.readouterr().err
-
-
-def test_a_second_interrupt_ends_a_run_at_once(tmp_path: Path) -> None:
-    def interrupt(_: Session) -> None:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        train(FakeEnv(matching_bit), FAST, total_steps=10**6, progress=False, after_iteration=interrupt)
-
-
-def test_a_run_can_be_limited_in_time() -> None:
-    result = train(FakeEnv(matching_bit), FAST, total_steps=10**9, max_seconds=0.2, progress=False)
-    assert 0 < result.agent_steps < 10**9
-
-
-# ---- evaluation ----
-
-
-def test_estimate() -> None:
-    samples = torch.tensor([1.0, 2.0, 4.0])
-    estimate = Estimate.of(samples)
-    assert estimate.mean == pytest.approx(7 / 3)
-    assert estimate.standard_error == pytest.approx(np.std(samples.numpy(), ddof=1) / math.sqrt(3))
-    assert math.isnan(Estimate.of(samples[:1]).standard_error)
-
-
-def test_evaluation_plays_one_whole_episode_per_copy(make: Make) -> None:
-    """In the gridworld the length of an episode and who won give the returns."""
-    env = make("tag_gridworld-v0", 500, autoreset_mode="DISABLED", num_taggers=3, wall_hit_penalty=0.0)
-    random = {name: RandomPolicy(group.action_space) for name, group in env.groups.items()}
-    scores = evaluate(env, random, seed=1)
-    tagged = scores["runner"].terminated.mean
-    assert 0 < tagged <= 1
-    assert scores["tagger"].terminated.mean == pytest.approx(3 * tagged)
-    length = scores["runner"].episode_length.mean
-    expected = 10.0 * tagged - 0.01 * (length - tagged)
-    assert scores["tagger"].episode_return.mean == pytest.approx(expected, rel=1e-4)
-    assert evaluate(env, random, seed=1) == scores
-    assert evaluate(env, random, seed=2) != scores
-
-
-def test_cross_play_mixes_all_groups(make: Make) -> None:
-    env = make("tag_gridworld-v0", 50, autoreset_mode="DISABLED", num_taggers=2, episode_length=10)
-    device = env.device
-    trained = {name: ActorCritic(group, **SMALL).to(device) for name, group in env.groups.items()}
-    table = cross_play(env, trained)
-    assert set(table.scores) == set(itertools.product(("trained", "random"), repeat=2))
-    lines = str(table).splitlines()
-    assert len(lines) == 2 + 4
-    assert lines[2].startswith("trained  trained")
-
-
-def test_evaluation_refuses_copies_that_reset_themselves(make: Make) -> None:
-    with pytest.raises(ParameterError, match="DISABLED"):
-        evaluate(make("tag_gridworld-v0", 2), {})
-
-
-@pytest.mark.slow
-def test_the_demo_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its exit code says whether trained agents beat random ones by the margins that it states."""
-    demo = Path(__file__).parents[1] / "examples" / "demo.py"
-    monkeypatch.setattr("sys.argv", [str(demo), "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as exit_code:
-        runpy.run_path(str(demo), run_name="__main__")
-    output = capsys.readouterr()
-    assert exit_code.value.code == 0, output
-    for name in ("learning_curve.png", "episode.gif", "checkpoint.pt"):
-        assert (tmp_path / name).stat().st_size > 10_000, name
-        assert str(tmp_path / name) in output.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -28,7 +29,7 @@ class Policy(Protocol):
         ...
 
 
-class ActionDistribution(nn.Module):
+class ActionDistribution(nn.Module, ABC):
     """A distribution over one agent's actions, whose parameters are the output of an actor network.
 
     Attributes:
@@ -41,17 +42,17 @@ class ActionDistribution(nn.Module):
     action_shape: tuple[int, ...]
     action_dtype: torch.dtype
 
+    @abstractmethod
     def sample(self, parameters: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sampled actions ``[..., *action_shape]`` and the logarithm of their probability ``[...]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mode(self, parameters: Tensor) -> Tensor:
         """The most probable actions ``[..., *action_shape]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_prob_and_entropy(self, parameters: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithm of the probability (density) of ``action``, and the entropy in nats, both ``[...]``."""
-        raise NotImplementedError
 
     def to_environment(self, action: Tensor) -> Tensor:
         """What the environment is given for a sampled action."""
