@@ -144,10 +144,12 @@ def test_a_changed_header_beside_the_dynamics_compiles_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_folder: Path
 ) -> None:
     kernel, header = tmp_path / "with_header.cuh", tmp_path / "rules.h"
-    header.write_text("constexpr int widest = 1;\n")
+    (tmp_path / "more.h").write_text('#pragma once\n#include "rules.h"\n')  # headers may include each other
+    start = '#pragma once\n#include "more.h"\n'
+    header.write_text(start + "constexpr int widest = 1;\n")
     kernel.write_text('#include "rules.h"\n' + registry.get("tag_gridworld-v0").kernel().read_text())
     monkeypatch.setattr(TagGridworld, "kernel", classmethod(lambda cls: kernel))
     cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED)
-    header.write_text("constexpr int widest = 2;\n")
+    header.write_text(start + "constexpr int widest = 2;\n")
     cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED)
     assert len(_compiled(cache_folder)) == 2

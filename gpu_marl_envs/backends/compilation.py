@@ -74,10 +74,17 @@ def _folder_of_this_process() -> tempfile.TemporaryDirectory[str]:
 
 
 def _text_with_includes(path: Path) -> str:
-    """The text of a file and of the files beside it that it includes."""
-    text = path.read_text()
-    included = (path.parent / name for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, re.MULTILINE))
-    return text + "".join(_text_with_includes(other) for other in included if other.exists() and other != path)
+    """The text of a file and of the files beside it that it includes, each once."""
+    texts: dict[Path, str] = {}
+    waiting = [path.resolve()]
+    while waiting:
+        file = waiting.pop()
+        if file in texts or not file.is_file():
+            continue
+        texts[file] = file.read_text()
+        names = re.findall(r'^\s*#\s*include\s+"([^"]+)"', texts[file], re.MULTILINE)
+        waiting += [(file.parent / name).resolve() for name in names]
+    return "".join(texts.values())
 
 
 @cache

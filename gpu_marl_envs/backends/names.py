@@ -35,6 +35,7 @@ _TYPES = frozenset(
 )
 # Arguments of make_batched and of the PettingZoo constructors, which take parameters by name beside them.
 _OPTIONS = frozenset("env_id num_envs device seed autoreset_mode check_actions max_cycles render_mode".split())
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*")
 _STATE = frozenset("key step episode save restore fields".split())  # attributes of env.state
 
 
@@ -56,7 +57,7 @@ def check_names(environment: Environment) -> None:
         _refuse(owner, name, _ENGINE | _CPP, "a name of the engine or of C++")
         if names.count(name) > 1:
             raise DeclarationError(f"{owner}: {name!r} is used twice; rename it in the declaration.")
-        if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name):
+        if not _NAME.fullmatch(name):
             raise DeclarationError(f"{owner}: {name!r} must be letters, digits and underscores, a letter first.")
     for parameter in parameters:
         _refuse(owner, parameter.name, _OPTIONS, "an argument of the functions that make environments")
@@ -71,7 +72,7 @@ def _check_choices(environment: Environment, parameter: Parameter) -> None:
     if enum_name(parameter) in _TYPES | {type(environment).__name__}:
         raise DeclarationError(f"{environment.id}: {parameter.name!r} is a name of the engine; rename it.")
     for choice in parameter.choices:
-        if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", choice) or choice in _CPP:
+        if not _NAME.fullmatch(choice) or choice in _CPP:
             raise DeclarationError(
                 f"{environment.id}: the choice {choice!r} of {parameter.name} cannot be a name in C++; "
                 "use letters, digits and underscores, and no word of C++."
