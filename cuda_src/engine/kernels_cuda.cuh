@@ -31,7 +31,10 @@ class DeviceCopy : public Episode<Rules> {
     whole_lines_ = copies_ == Geometry::copies && arguments.aligned;
     scratch_ = reinterpret_cast<float*>(shared);
     unit_ = Geometry::staged ? shared + Geometry::scratch_bytes : arguments.workspace + copy_ * Geometry::unit_bytes;
-    stage_ = reinterpret_cast<float*>(shared + Geometry::scratch_bytes + (Geometry::staged ? Geometry::unit_bytes : 0));
+    unsigned char* stage = shared + Geometry::scratch_bytes + (Geometry::staged ? Geometry::unit_bytes : 0);
+    stage_ = reinterpret_cast<float*>(stage);
+    search_memory_ = unit_ + Geometry::search_at;
+    warp_memory_ = stage + thread_ / 32 * Geometry::stage_floats * sizeof(float);
     Declared::bind(arguments);
     visit_arrays(
         [&](auto*& array, auto* global, int offset, int per_copy, bool) { array = at(global, offset, per_copy); });
@@ -41,7 +44,7 @@ class DeviceCopy : public Episode<Rules> {
   METHOD void load(bool with_actions) {
     load_counters();
     if constexpr (Geometry::staged) {
-      if (with_actions) load_actions();
+      if (Geometry::packed && with_actions) load_actions();
       visit_arrays([&](auto*& array, auto* global, int offset, int per_copy, bool persists) {
         auto* in_unit = reinterpret_cast<decltype(global)>(unit_ + offset);
         if (persists) transfer(in_unit, global + static_cast<std::size_t>(first_copy_) * per_copy, per_copy);
@@ -245,19 +248,20 @@ METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {
   copy.load(with_actions);
   run(copy);
   copy.store();
+  if (!Geometry::packed) wait_for_stored_rows();
 }
 
-extern "C" __global__ void __launch_bounds__(Geometry::threads)
+extern "C" __global__ void __launch_bounds__(Geometry::threads, Geometry::resident_blocks)
     gpu_marl_step(const __grid_constant__ Arguments arguments) {
   launch(arguments, true, [](DeviceCopy& copy) { copy.step(); });
 }
 
-extern "C" __global__ void __launch_bounds__(Geometry::threads)
+extern "C" __global__ void __launch_bounds__(Geometry::threads, Geometry::resident_blocks)
     gpu_marl_reset(const __grid_constant__ Arguments arguments) {
   launch(arguments, false, [](DeviceCopy& copy) { copy.reset(); });
 }
 
-extern "C" __global__ void __launch_bounds__(Geometry::threads)
+extern "C" __global__ void __launch_bounds__(Geometry::threads, Geometry::resident_blocks)
     gpu_marl_observe(const __grid_constant__ Arguments arguments) {
   launch(arguments, false, [](DeviceCopy& copy) { copy.observe(); });
 }

@@ -22,9 +22,12 @@ class Team {
       if (plays(range)) visit(lane_);
       __syncwarp();
     } else {
-      if (active_)
+      if constexpr (lane_for_each_) {
+        if (plays(range)) visit(lane_);
+      } else if (active_) {
         for (int i = lane_; i < range.end(); i += Geometry::lanes)
           if (i >= range.first) visit(i);
+      }
       __syncthreads();
     }
   }
@@ -42,7 +45,7 @@ class Team {
   METHOD int count(Range range, Predicate predicate) {
     const int mine = tally(range, predicate);
     if constexpr (Geometry::packed) return __popc(__ballot_sync(~0u, mine > 0) & team_lanes_);
-    if constexpr (Geometry::num_agents <= Geometry::lanes) return __syncthreads_count(mine > 0);
+    if constexpr (lane_for_each_) return __syncthreads_count(mine > 0);
     const int warp_total = __reduce_add_sync(~0u, mine);
     int* totals = reinterpret_cast<int*>(scratch_);
     if (lane_ % 32 == 0) totals[lane_ / 32] = warp_total;
@@ -70,11 +73,9 @@ class Team {
     }
     sum_parts(range.size, [&](int part) { return value(range.first + part); });
     int parts = (range.size + 31) / 32;
-    while (parts > 1) {
-      sum_parts(parts, [&](int part) { return scratch_[part]; });
-      parts = (parts + 31) / 32;
-    }
-    const float total = scratch_[0];
+    for (; parts > 32; parts = (parts + 31) / 32) sum_parts(parts, [&](int part) { return scratch_[part]; });
+    const int part = lane_ % 32;  // the last 32 sums are added by every warp
+    const float total = __shfl_sync(~0u, sum_tree(part < parts ? scratch_[part] : 0.0f, part, parts), 0);
     __syncthreads();
     return total;
   }
@@ -151,14 +152,24 @@ class Team {
   bool active_;          // whether calls concern this lane's copy
   float* scratch_;       // block: shared memory for reductions
 
+  // Unsigned integers in the order of the given numbers, and back.
+  METHOD static unsigned ordered(int key) { return static_cast<unsigned>(key) ^ 0x80000000u; }
+  METHOD static unsigned ordered(float key) {
+    const unsigned bits = __float_as_uint(key + 0.0f);  // -0 becomes +0
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  }
+  METHOD static float in_order(unsigned key) { return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key); }
+
  private:
   static constexpr int warps_ = (Geometry::lanes + 31) / 32;  // of a block team
+  static constexpr bool lane_for_each_ = Geometry::num_agents <= Geometry::lanes;
 
   METHOD bool plays(Range range) const { return active_ && range.has(lane_); }
 
   template <class Predicate>
   METHOD int tally(Range range, Predicate& predicate) {
     if constexpr (Geometry::packed) return plays(range) && predicate(lane_) ? 1 : 0;
+    if constexpr (lane_for_each_) return range.has(lane_) && predicate(lane_) ? 1 : 0;
     int total = 0;
     for (int i = lane_; i < range.end(); i += Geometry::lanes) total += i >= range.first && predicate(i) ? 1 : 0;
     return total;
@@ -196,10 +207,4 @@ class Team {
     return index;
   }
 
-  // Unsigned integers in the order of the given numbers.
-  METHOD static unsigned ordered(int key) { return static_cast<unsigned>(key) ^ 0x80000000u; }
-  METHOD static unsigned ordered(float key) {
-    const unsigned bits = __float_as_uint(key + 0.0f);  // -0 becomes +0
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  }
 };

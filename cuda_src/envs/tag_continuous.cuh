@@ -20,8 +20,9 @@ struct TagContinuous : Environment {
         speed[i] = direction[i] = 0.0f;
       tags[i] = 0;
     });
-    each(runner, [&](int i) {
-      if (alive[i]) flee(i);
+    const auto hunters = nearest<1>(tagger, x, y, [](int) { return true; }, tagging_distance * grid_length);
+    each(runner, hunters, [&](int i, auto hunter) {
+      if (hunter.found > 0) get_tagged(i, hunter[0]);
     });
     each(agents, [&](int i) {
       if (tagger.has(i))
@@ -57,11 +58,8 @@ struct TagContinuous : Environment {
     return levels == 1 ? low : low + float(level) * ((high - low) / float(levels - 1));
   }
 
-  // The nearest tagger tags runner i if it is close enough.
-  METHOD void flee(int i) {
-    const auto hunter = nearest<1>(i, tagger, x, y, [](int) { return true; });
-    if (!(hunter.distance_squared[0] < square(tagging_distance * grid_length))) return;
-    add(tags[hunter[0]], 1);
+  METHOD void get_tagged(int i, int hunter) {
+    add(tags[hunter], 1);
     reward[i] += tag_penalty_for_runner;
     if (runner_exits_game_after_tagged) terminated[i] = true;
   }
@@ -90,12 +88,12 @@ struct TagContinuous : Environment {
 
   METHOD void observe_nearest() {
     constexpr int observed = num_other_agents_observed;
-    each_observation(agents, [&](int i, auto row) {
+    const auto others = nearest<observed>(agents, x, y, [&](int j) { return alive[j]; });
+    each_observation(agents, others, [&](int i, auto row, auto neighbor) {
       if (!alive[i]) {
         row.each(7 * observed + 1, [&](int k) { row[k] = 0.0f; });
         return;
       }
-      const auto neighbor = nearest<observed>(i, agents, x, y, [&](int j) { return alive[j]; });
       row.each(observed, [&](int k) {
         const bool there = k < neighbor.found;
         const int j = there ? neighbor[k] : i;  // zeros where there is none

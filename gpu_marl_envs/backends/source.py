@@ -106,21 +106,29 @@ def _arguments_struct(environment: Environment) -> str:
 
 
 def _geometry_struct(environment: Environment, layout: Layout, autoreset: AutoresetMode) -> str:
-    numbers = {
+    numbers: dict[str, int | float] = {
         "num_agents": environment.num_agents,
         "lanes": layout.lanes,
         "copies": layout.copies,
         "copies_per_warp": layout.copies_per_warp,
         "warps": layout.warps,
         "threads": layout.threads,
+        "resident_blocks": layout.resident_blocks if not layout.packed else 1,
         "unit_bytes": layout.unit_bytes,
         "row_lanes": layout.row_lanes,
-        "warp_stage_floats": layout.warp_stage_floats,
+        "stage_floats": layout.warp_stage_floats,
+        "neighbors": environment.neighbors(),
+        "candidates": layout.search.candidates,
+        "most_cells": layout.search.most_cells,
+        "agents_per_cell": layout.search.agents_per_cell,
+        "lists_at": layout.search.lists_at,
         "scratch_bytes": layout.scratch_bytes,
         **{f"{name}_at": offset for name, offset in layout.offsets.items()},
     }
     switches = {"packed": layout.packed, "staged": layout.staged}
-    lines = [f"static constexpr int {name} = {value};" for name, value in numbers.items()]
+    lines = [
+        f"static constexpr {_C_SCALARS[type(value)]} {name} = {_literal(value)};" for name, value in numbers.items()
+    ]
     lines += [f"static constexpr bool {name} = {_literal(value)};" for name, value in switches.items()]
     order = list(_AUTORESET.values()).index(_AUTORESET[autoreset])
     lines += [f"static constexpr Autoreset autoreset = static_cast<Autoreset>({order});  // {_AUTORESET[autoreset]}"]
@@ -134,8 +142,11 @@ def _declared_struct(environment: Environment) -> str:
         f"static constexpr int num_agents = {environment.num_agents};",
         f"static constexpr int num_groups = {len(groups)};",
         f"static constexpr bool agents_leave = {_literal(environment.agents_leave)};",
-        f"Range agents{{0, {environment.num_agents}}};",
-        *(f"Range {group.name}{{{first}, {group.size}}};" for group, first in zip(groups, firsts, strict=True)),
+        f"static constexpr FixedRange<0, {environment.num_agents}> agents{{}};",
+        *(
+            f"static constexpr FixedRange<{first}, {group.size}> {group.name}{{}};"
+            for group, first in zip(groups, firsts, strict=True)
+        ),
     ]
     for p in environment.parameters():
         lines += _parameter_member(p, getattr(environment, p.name))
