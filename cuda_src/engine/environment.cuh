@@ -16,11 +16,6 @@
 #include "portable.cuh"
 #include "random.cuh"
 #include "range.cuh"
-#ifdef __CUDACC__
-#include "team_cuda.cuh"
-#else
-#include "team_cpu.cuh"
-#endif
 
 class Environment : public Declared, public Math, public Team {
  public:
@@ -34,7 +29,7 @@ class Environment : public Declared, public Math, public Team {
   // Component `component` of agent i's discrete action, always within its action space.
   METHOD int action(int i, int component = 0) const {
     const int g = group_of(i), at = action_index(g, i, component);
-    if (Geometry::staged) return actions_[action_slab(g) + team_ * action_size(g) + at];
+    if (Geometry::staged) return within_space(g, component, actions_[action_slab(g) + team_ * action_size(g) + at]);
     const std::size_t global = copy_ * action_size(g) + at;
     const void* all = arguments_->action[g];
     if (arguments_->action_bytes[g] == 1)
@@ -53,7 +48,8 @@ class Environment : public Declared, public Math, public Team {
 
   // Random numbers of agent i in this step of this copy's episode.
   METHOD Random random(int i) const {
-    const std::uint64_t key = reseeding_ ? copy_key(seed(), copy_) : static_cast<std::uint64_t>(arguments_->key[copy_]);
+    const std::uint64_t key =
+        reseeding_ ? copy_key(seed(), copy_) : static_cast<std::uint64_t>(arguments_->record[copy_].key);
     return Random(key, episode(), time, i);
   }
 
@@ -70,7 +66,9 @@ class Environment : public Declared, public Math, public Team {
   template <class Write>
   METHOD void each_observation(Range range, Write write) {
 #ifdef __CUDACC__
-    if constexpr (Geometry::row_lanes > 1) {
+    if constexpr (Geometry::lanes == 1) {
+      each(range, [&](int i) { write(i, ObservationRow<1>(observation_row(i), 0)); });
+    } else if constexpr (Geometry::row_lanes > 1) {
       if (active_)
         for (int i = range.first + lane_ / Geometry::row_lanes; i < range.end(); i += rows_at_once)
           write(i, ObservationRow<Geometry::row_lanes>(observation_row(i), lane_ % Geometry::row_lanes));
@@ -95,7 +93,7 @@ class Environment : public Declared, public Math, public Team {
   bool reseeding_ = false;               // whether this launch gives the copy a new random key
   float* observation_base_[num_groups];  // of each group's first agent in this copy
 
-  METHOD int episode() const { return (reseeding_ ? -1 : arguments_->episode[copy_]) + new_episodes_; }
+  METHOD int episode() const { return (reseeding_ ? -1 : arguments_->record[copy_].episode) + new_episodes_; }
   METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(arguments_->seed[copy_]); }
   METHOD bool is_over() {
     const bool some_are_there = any(agents, [&](int i) { return alive[i]; });
@@ -138,8 +136,8 @@ class Environment : public Declared, public Math, public Team {
       arguments_->group_return[copy_ * num_groups + g] = group_return_[g];
       if (agents_leave) arguments_->group_steps[copy_ * num_groups + g] = group_steps_[g];
     }
-    if (new_episodes_ > 0) arguments_->episode[copy_] = episode();
-    if (reseeding_) arguments_->key[copy_] = static_cast<std::int64_t>(copy_key(seed(), copy_));
+    if (new_episodes_ > 0) arguments_->record[copy_].episode = episode();
+    if (reseeding_) arguments_->record[copy_].key = static_cast<std::int64_t>(copy_key(seed(), copy_));
   }
 
   // Adds this step to the sums of the episode, and reports them when it is over.
@@ -153,9 +151,8 @@ class Environment : public Declared, public Math, public Team {
       group_steps_[g] += present;
       if (!finished || !is_leader()) continue;
       const float size = static_cast<float>(group_range(g).size);
-      const std::size_t at = copy_ * num_groups + g;
-      arguments_->episode_return[at] = group_return_[g] / size;
-      arguments_->episode_length[at] =
+      arguments_->record[copy_].episode_return[g] = group_return_[g] / size;
+      arguments_->record[copy_].episode_length[g] =
           static_cast<float>(agents_leave ? group_steps_[g] : time) / (agents_leave ? size : 1.0f);
     }
   }
@@ -174,20 +171,23 @@ class Environment : public Declared, public Math, public Team {
   METHOD static int within_space(int g, int component, Value value) {
     const int count = action_count(g, component);
     if (action_count(g, 0) == 0) return static_cast<int>(value);
+    if (sizeof(value) <= sizeof(int)) return clip(static_cast<int>(value), 0, count - 1);
     return value > 0 ? (value < count ? static_cast<int>(value) : count - 1) : 0;
   }
 
   // Entries of group g's actions in one copy.
-  METHOD static int action_size(int g) { return group_range(g).size * action_width(g); }
+  METHOD static constexpr int action_size(int g) { return group_range(g).size * action_width(g); }
 
-  // Where group g's actions start when those of all copies of a block are laid out group by group.
-  METHOD static int action_slab(int g) {
+  // Where group g's actions start when those of all copies of a block, or of a lane's copy, are laid out group by
+  // group.
+  METHOD static constexpr int action_slab(int g) {
+    constexpr int copies = Geometry::lanes > 1 ? Geometry::copies : 1;
     int offset = 0;
-    for (int before = 0; before < g; ++before) offset += (Geometry::copies * action_size(before) + 3) & ~3;
+    for (int before = 0; before < g; ++before) offset += (copies * action_size(before) + 3) & ~3;
     return offset;
   }
 
-  const int* actions_;  // of the block's copies, group by group, where they are staged
+  const int* actions_;  // group by group, where they are staged
 
  private:
   METHOD static int action_index(int g, int i, int component) {

@@ -3,32 +3,15 @@
 
 #include "episode.cuh"
 
-// The part of one lane in a block. The block's lanes load and store the arrays of all its copies together, as whole
-// lines; in between each lane plays its agents (team_cuda.cuh).
+// The part of one lane in the block that plays a copy. The block's lanes load and store the copy's arrays together, as
+// whole lines; in between each lane plays its agents (team_cuda.cuh).
 class DeviceCopy : public Episode<Rules> {
  public:
   METHOD DeviceCopy(const Arguments& arguments, unsigned char* shared) {
     arguments_ = &arguments;
-    const unsigned all_copies = static_cast<unsigned>(arguments.num_envs);
-    thread_ = threadIdx.x;
-    first_copy_ = blockIdx.x * Geometry::copies;
-    copies_ = static_cast<int>(Math::min<unsigned>(Geometry::copies, all_copies - first_copy_));
-    if constexpr (Geometry::packed) {
-      const int team_of_warp = Math::min(thread_ % 32 / Geometry::lanes, Geometry::copies_per_warp - 1);
-      first_lane_ = team_of_warp * Geometry::lanes;
-      lane_ = thread_ % 32 - first_lane_;
-      team_lanes_ = ((2u << ((Geometry::lanes - 1) % 32)) - 1) << first_lane_;
-      team_ = thread_ / 32 * Geometry::copies_per_warp + team_of_warp;
-      present_ = lane_ < Geometry::lanes && team_ < copies_;
-    } else {
-      first_lane_ = 0;
-      lane_ = thread_;
-      team_lanes_ = ~0u;
-      team_ = 0;
-      present_ = true;
-    }
-    copy_ = first_copy_ + (present_ ? team_ : 0);
-    whole_lines_ = copies_ == Geometry::copies && arguments.aligned;
+    thread_ = lane_ = threadIdx.x;
+    copy_ = first_copy_ = blockIdx.x;
+    whole_lines_ = arguments.aligned;
     scratch_ = reinterpret_cast<float*>(shared);
     unit_ = Geometry::staged ? shared + Geometry::scratch_bytes : arguments.workspace + copy_ * Geometry::unit_bytes;
     stage_ = reinterpret_cast<float*>(shared + Geometry::scratch_bytes + (Geometry::staged ? Geometry::unit_bytes : 0));
@@ -58,7 +41,6 @@ class DeviceCopy : public Episode<Rules> {
     leave();
     if (same_step) restart_finished();
     __syncthreads();
-    if constexpr (collected) store_observations();
     store_outcome();
     if (!is_leader()) return;
     arguments_->truncated[copy_] = truncated_;
@@ -68,14 +50,11 @@ class DeviceCopy : public Episode<Rules> {
   METHOD void reset() {
     restart_if(arguments_->mask == nullptr || arguments_->mask[copy_]);
     write_observations(false);
-    if constexpr (collected) store_observations_of_active(arguments_->observation);
   }
 
   METHOD void observe() {
     only_if(true);
     write_observations(false);
-    __syncthreads();
-    if constexpr (collected) store_observations();
   }
 
   METHOD void store() {
@@ -92,9 +71,6 @@ class DeviceCopy : public Episode<Rules> {
   }
 
  private:
-  // Whether observations are collected in shared memory until the launch ends.
-  static constexpr bool collected = Geometry::packed && Geometry::row_lanes == 1;
-
   // Calls visit(k) for k = 0, …, count - 1, spread over the block; `most` is a constant bound of count.
   template <class Visit>
   METHOD void for_block(int most, int count, Visit visit) const {
@@ -161,7 +137,6 @@ class DeviceCopy : public Episode<Rules> {
   METHOD void restart_finished() {
     only_if(finished_);
     if (any_active()) {
-      if constexpr (collected) store_observations_of_active(arguments_->final_observation);
       restart();
       write_observations(false);
     }
@@ -174,44 +149,9 @@ class DeviceCopy : public Episode<Rules> {
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
       const std::size_t size = static_cast<std::size_t>(group_range(g).size) * observation_size(g);
-      observation_base_[g] = collected ? stage_ + slab_offset(g) + team_ * size : target[g] + copy_ * size;
+      observation_base_[g] = target[g] + copy_ * size;
     }
     Rules::observe();
-  }
-
-  METHOD void store_observations() const {
-#pragma unroll
-    for (int g = 0; g < num_groups; ++g) {
-      const int size = group_range(g).size * observation_size(g);
-      transfer(arguments_->observation[g] + static_cast<std::size_t>(first_copy_) * size, stage_ + slab_offset(g),
-               size);
-    }
-  }
-
-  // Each warp writes the collected rows of its active copies, one copy after another.
-  METHOD void store_observations_of_active(float* const* targets) const {
-    __syncwarp();
-    const int lane = thread_ % 32, first_team = thread_ / 32 * Geometry::copies_per_warp;
-#pragma unroll 1
-    for (int team = 0; team < Geometry::copies_per_warp; ++team) {
-      if (!__shfl_sync(~0u, active_, team * Geometry::lanes)) continue;
-#pragma unroll
-      for (int g = 0; g < num_groups; ++g) {
-        const int size = group_range(g).size * observation_size(g);
-        const float* rows = stage_ + slab_offset(g) + (first_team + team) * size;
-        float* target = targets[g] + static_cast<std::size_t>(first_copy_ + first_team + team) * size;
-#pragma unroll 1
-        for (int k = lane; k < size; k += 32) target[k] = rows[k];
-      }
-    }
-    __syncwarp();
-  }
-
-  METHOD static int slab_offset(int g) {
-    int offset = 0;
-    for (int before = 0; before < g; ++before)
-      offset += (Geometry::copies * group_range(before).size * observation_size(before) + 3) & ~3;
-    return offset;
   }
 
   // Rewards and flags of this step.
@@ -231,11 +171,11 @@ class DeviceCopy : public Episode<Rules> {
     }
   }
 
-  int thread_;           // in the block
-  int copies_;           // copies of this block that exist
-  bool whole_lines_;     // whether arrays over the block's copies are aligned to 16 bytes
-  unsigned first_copy_;  // of the block
-  unsigned char* unit_;  // the block's memory for state and outcome
+  static constexpr int copies_ = 1;  // of a block
+  int thread_;                       // in the block
+  bool whole_lines_;                 // whether the copy's arrays are aligned to 16 bytes
+  unsigned first_copy_;              // of the block
+  unsigned char* unit_;              // the block's memory for state and outcome
 };
 
 template <class Run>
@@ -247,17 +187,4 @@ METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {
   copy.store();
 }
 
-extern "C" __global__ void __launch_bounds__(Geometry::threads)
-    gpu_marl_step(const __grid_constant__ Arguments arguments) {
-  launch(arguments, true, [](DeviceCopy& copy) { copy.step(); });
-}
-
-extern "C" __global__ void __launch_bounds__(Geometry::threads)
-    gpu_marl_reset(const __grid_constant__ Arguments arguments) {
-  launch(arguments, false, [](DeviceCopy& copy) { copy.reset(); });
-}
-
-extern "C" __global__ void __launch_bounds__(Geometry::threads)
-    gpu_marl_observe(const __grid_constant__ Arguments arguments) {
-  launch(arguments, false, [](DeviceCopy& copy) { copy.observe(); });
-}
+#include "entry_points.cuh"

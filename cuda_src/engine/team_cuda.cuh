@@ -1,14 +1,9 @@
-// The lanes that share one copy of an environment.
-//
-// Two mappings, chosen by the number of agents (gpu_marl_envs/backends/layout.py):
-//   packed   up to 32 agents: one lane an agent, and several copies side by side in a warp;
-//   block    more agents: one block a copy, lane l playing agents l, l + lanes, l + 2 lanes, ….
-// All lanes of a warp go through the same calls, also where a call concerns only some of its copies (the active ones):
-// barriers of parts of a warp would make the parts run one after another.
+// The threads of a block share one copy of an environment: lane l plays agents l, l + lanes, l + 2 lanes, ….
 // Each call ends in a barrier: what one loop wrote, the next may read.
 #pragma once
 
 #include "math.cuh"
+#include "ordered.cuh"
 #include "portable.cuh"
 #include "range.cuh"
 
@@ -18,30 +13,22 @@ class Team {
   // and read what no visit of this loop writes.
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
-    if constexpr (Geometry::packed) {
-      if (plays(range)) visit(lane_);
-      __syncwarp();
-    } else {
-      if (active_)
-        for (int i = lane_; i < range.end(); i += Geometry::lanes)
-          if (i >= range.first) visit(i);
-      __syncthreads();
-    }
+    if (active_)
+      for (int i = lane_; i < range.end(); i += Geometry::lanes)
+        if (i >= range.first) visit(i);
+    __syncthreads();
   }
 
   // Whether predicate(i) holds for some agent of the range.
   template <class Predicate>
   METHOD bool any(Range range, Predicate predicate) {
-    const bool mine = tally(range, predicate) > 0;
-    if constexpr (Geometry::packed) return (__ballot_sync(~0u, mine) & team_lanes_) != 0;
-    return __syncthreads_or(mine);
+    return __syncthreads_or(tally(range, predicate) > 0);
   }
 
   // For how many agents of the range predicate(i) holds.
   template <class Predicate>
   METHOD int count(Range range, Predicate predicate) {
     const int mine = tally(range, predicate);
-    if constexpr (Geometry::packed) return __popc(__ballot_sync(~0u, mine > 0) & team_lanes_);
     if constexpr (Geometry::num_agents <= Geometry::lanes) return __syncthreads_count(mine > 0);
     const int warp_total = __reduce_add_sync(~0u, mine);
     int* totals = reinterpret_cast<int*>(scratch_);
@@ -56,11 +43,6 @@ class Team {
   // tree over each 32 consecutive agents, then over each 32 of these sums, and so on.
   template <class Value>
   METHOD float sum(Range range, Value value) {
-    if constexpr (Geometry::packed) {
-      const float mine = plays(range) ? value(lane_) : 0.0f;
-      const float total = sum_tree(mine, lane_ - range.first, range.size);
-      return __shfl_sync(~0u, total, first_lane_ + range.first);
-    }
     if (range.size <= 32) {  // every warp computes it
       const int part = lane_ % 32;
       const float mine = part < range.size ? value(range.first + part) : 0.0f;
@@ -82,23 +64,6 @@ class Team {
   // The agent of the range with the smallest key(i), an int or a float; of equal ones the lowest index.
   template <class Key>
   METHOD int argmin(Range range, Key key) {
-    if constexpr (Geometry::packed) {
-      unsigned smallest = plays(range) ? ordered(key(lane_)) : ~0u;
-      int best = lane_;
-      const int part = lane_ - range.first;
-#pragma unroll
-      for (int half = 16; half > 0; half /= 2) {
-        if (half >= range.size) continue;
-        const unsigned other_key = __shfl_down_sync(~0u, smallest, half);
-        const int other = __shfl_down_sync(~0u, best, half);
-        const bool closer = other_key < smallest || (other_key == smallest && other < best);
-        if (part >= 0 && part < half && part + half < range.size && closer) {
-          smallest = other_key;
-          best = other;
-        }
-      }
-      return __shfl_sync(~0u, best, first_lane_ + range.first);
-    }
     unsigned smallest = ~0u;
     int best = range.end() - 1;
     for (int i = lane_; i < range.end(); i += Geometry::lanes) {
@@ -126,39 +91,24 @@ class Team {
 
  protected:
   // Makes later calls concern this copy only if the condition holds.
-  METHOD void only_if(bool condition) { active_ = present_ && condition; }
+  METHOD void only_if(bool condition) { active_ = condition; }
 
-  // Whether later calls concern any copy at all: if not, all lanes may skip them together.
-  METHOD bool any_active() const {
-    if constexpr (Geometry::packed) return __any_sync(~0u, active_);
-    return active_;
-  }
+  METHOD bool any_active() const { return active_; }
 
   METHOD bool is_leader() const { return active_ && lane_ == 0; }
 
-  METHOD void synchronize() const {
-    if constexpr (Geometry::packed)
-      __syncwarp();
-    else
-      __syncthreads();
-  }
+  METHOD void synchronize() const { __syncthreads(); }
 
-  int team_;             // number of this lane's copy in the block
-  int lane_;             // in the team
-  int first_lane_;       // packed: the warp's lane that is the team's first
-  unsigned team_lanes_;  // packed: the team's lanes of the warp, as bits
-  bool present_;         // whether this lane's copy exists
-  bool active_;          // whether calls concern this lane's copy
-  float* scratch_;       // block: shared memory for reductions
+  static constexpr int team_ = 0;
+  int lane_;        // thread of the block
+  bool active_;     // whether calls concern this block's copy
+  float* scratch_;  // shared memory for reductions
 
  private:
   static constexpr int warps_ = (Geometry::lanes + 31) / 32;  // of a block team
 
-  METHOD bool plays(Range range) const { return active_ && range.has(lane_); }
-
   template <class Predicate>
   METHOD int tally(Range range, Predicate& predicate) {
-    if constexpr (Geometry::packed) return plays(range) && predicate(lane_) ? 1 : 0;
     int total = 0;
     for (int i = lane_; i < range.end(); i += Geometry::lanes) total += i >= range.first && predicate(i) ? 1 : 0;
     return total;
@@ -194,12 +144,5 @@ class Team {
     index = static_cast<int>(__reduce_min_sync(~0u, key == smallest ? static_cast<unsigned>(index) : ~0u));
     key = smallest;
     return index;
-  }
-
-  // Unsigned integers in the order of the given numbers.
-  METHOD static unsigned ordered(int key) { return static_cast<unsigned>(key) ^ 0x80000000u; }
-  METHOD static unsigned ordered(float key) {
-    const unsigned bits = __float_as_uint(key + 0.0f);  // -0 becomes +0
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
   }
 };

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpu_marl_envs.spec import Environment
 
 WARP = 32
+MOST_SEQUENTIAL_AGENTS = 8  # beyond it a lane plays one agent, not a whole copy
+MOST_SEQUENTIAL_BYTES = 24 * 1024  # of shared memory that the 32 copies of a warp may take then
+MANY_COPIES = 16 * 1024  # from here on they suffice to keep a large GPU busy with a lane for each
 MOST_PACKED_AGENTS = 32  # beyond it a copy has a block of its own
 LONGEST_COLLECTED_ROW = 128  # floats; longer observations are written by several lanes together
+MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
 MOST_WARPS = 16  # of a block; more for very many agents
 FEWEST_WARPS = 4  # with which it pays to keep a large copy's state in shared memory
 TARGET_SHARED_BYTES = 48 * 1024  # of a block: four blocks then fit on a multiprocessor of 227 KiB and more
@@ -19,19 +23,19 @@ TARGET_SHARED_BYTES = 48 * 1024  # of a block: four blocks then fit on a multipr
 class Layout:
     """Where one launch keeps its copies' arrays, and which lanes play their agents.
 
-    A unit is the memory of the copies that load and store together: those of a block, or on a CPU one copy.
+    A unit is the memory of the copies that load and store together: those of a warp where it plays several, the one of
+    a block, or on a CPU one copy.
 
     Attributes:
         offsets: byte offset of each array in the unit's memory: state fields, reward, terminated, alive, actions.
         unit_bytes: size of the unit's memory.
         packed: whether several copies share a warp.
         lanes: lanes that play one copy.
-        copies: copies of one block.
-        copies_per_warp: copies that share a warp, if packed.
-        warps: warps of one block.
+        copies: copies of one unit.
+        warps: most warps of one block.
         staged: whether the state lives in shared memory during a launch, or is worked on in place.
         row_lanes: lanes that write one observation together; 1 collects observations in shared memory first.
-        stage_floats: shared memory for collecting observations.
+        stage_floats: shared memory of a unit for collecting observations.
         warp_stage_floats: the part of it that each warp has for itself, if not packed.
         scratch_bytes: shared memory per block for reductions.
     """
@@ -41,7 +45,6 @@ class Layout:
     packed: bool = False
     lanes: int = 1
     copies: int = 1
-    copies_per_warp: int = 1
     warps: int = 1
     staged: bool = False
     row_lanes: int = 1
@@ -55,9 +58,23 @@ class Layout:
         return self.warps * WARP
 
     @property
+    def in_warps(self) -> bool:
+        """Whether a warp plays several copies, with a unit of its own."""
+        return self.packed or self.lanes == 1
+
+    @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of one block."""
-        return self.scratch_bytes + (self.unit_bytes if self.staged else 0) + 4 * self.stage_floats
+        """Dynamic shared memory of a block of ``warps`` warps."""
+        units = self.warps if self.in_warps else 1
+        return self.scratch_bytes + units * ((self.unit_bytes if self.staged else 0) + 4 * self.stage_floats)
+
+    def launch_shape(self, num_envs: int, multiprocessors: int) -> tuple[tuple[int, int], tuple[int, int, int], int]:
+        """The grid of a launch, the threads of a block, and its bytes of dynamic shared memory."""
+        units = -(-num_envs // self.copies)
+        if not self.in_warps:
+            return (units, 1), (self.threads, 1, 1), self.shared_bytes
+        warps = max(min(self.warps, units // multiprocessors), 1)  # few copies are spread over the whole device
+        return (-(-units // warps), 1), (warps * WARP, 1, 1), self.shared_bytes // self.warps * warps
 
 
 def cpu_layout(environment: Environment) -> Layout:
@@ -66,38 +83,57 @@ def cpu_layout(environment: Environment) -> Layout:
     return Layout(offsets=offsets, unit_bytes=_align(unit_bytes, 64))
 
 
-def cuda_layout(environment: Environment, shared_limit: int) -> Layout:
+def cuda_layout(environment: Environment, shared_limit: int, num_envs: int = MANY_COPIES) -> Layout:
     """The layout of a CUDA build.
 
     Args:
         environment: the declaration.
         shared_limit: bytes of shared memory that one block may use.
+        num_envs: number of copies; few leave so much of a device idle that more lanes for each pay.
     """
     longest_row = max(group.observation_size for group in environment.agent_groups)
+    if environment.num_agents <= MOST_SEQUENTIAL_AGENTS and num_envs >= MANY_COPIES:
+        layout = _sequential(environment, shared_limit)
+        if layout.shared_bytes <= min(layout.warps * MOST_SEQUENTIAL_BYTES, shared_limit):
+            return layout
     if environment.num_agents <= MOST_PACKED_AGENTS:
         return _packed(environment, longest_row, shared_limit)
     return _one_per_block(environment, longest_row, shared_limit)
 
 
+def _sequential(environment: Environment, shared_limit: int) -> Layout:
+    offsets, unit_bytes = dict.fromkeys(("reward", "terminated", "alive", "actions"), 0), 0  # these are in registers
+    for state_field in environment.state_fields():
+        offsets[state_field.name] = unit_bytes
+        unit_bytes += 4 * WARP * _padded(state_field.length(environment.num_agents))
+    stage_floats = sum(WARP * _padded(g.size * g.observation_size) for g in environment.agent_groups)
+    layout = Layout(offsets=offsets, unit_bytes=unit_bytes, copies=WARP, staged=True, stage_floats=stage_floats)
+    return _with_warps(layout, shared_limit)
+
+
 def _packed(environment: Environment, longest_row: int, shared_limit: int) -> Layout:
     lanes = environment.num_agents
+    copies = WARP // lanes
+    offsets, unit_bytes = _unit(environment, copies, staged=True)
     row_lanes = lanes if longest_row > LONGEST_COLLECTED_ROW else 1
-    for warps in (4, 2, 1):
-        copies = warps * (WARP // lanes)
-        offsets, unit_bytes = _unit(environment, copies, staged=True)
-        stage = sum(_align(copies * g.size * g.observation_size, 4) for g in environment.agent_groups)
-        layout = Layout(
-            offsets=offsets,
-            unit_bytes=unit_bytes,
-            packed=True,
-            lanes=lanes,
-            copies=copies,
-            copies_per_warp=WARP // lanes,
-            warps=warps,
-            staged=True,
-            row_lanes=row_lanes,
-            stage_floats=stage if row_lanes == 1 else 0,
-        )
+    stage_floats = sum(_align(copies * g.size * g.observation_size, 4) for g in environment.agent_groups)
+    layout = Layout(
+        offsets=offsets,
+        unit_bytes=unit_bytes,
+        packed=True,
+        lanes=lanes,
+        copies=copies,
+        staged=True,
+        row_lanes=row_lanes,
+        stage_floats=stage_floats if row_lanes == 1 else 0,
+    )
+    return _with_warps(layout, shared_limit)
+
+
+def _with_warps(layout: Layout, shared_limit: int) -> Layout:
+    """As many warps in a block as fit, each with a unit of its own."""
+    for warps in (MOST_SMALL_WARPS, 2, 1):
+        layout = replace(layout, warps=warps)
         if layout.shared_bytes <= min(TARGET_SHARED_BYTES, shared_limit):
             break
     return layout
@@ -148,6 +184,11 @@ def _unit(environment: Environment, copies: int, *, staged: bool) -> tuple[dict[
         widths = [group.size * math.prod(group.action_shape) for group in environment.agent_groups]
         position += sum(4 * _align(copies * width, 4) for width in widths)
     return offsets, position
+
+
+def _padded(words: int) -> int:
+    """Words from one copy to the next where each lane plays a copy; see ``padded`` in kernels_warp.cuh."""
+    return words + 1 if words % 4 == 0 else words
 
 
 def _align(size: int, to: int) -> int:

@@ -67,7 +67,8 @@ struct Probe : Environment {
     result[7] = floor(x[i]) + round(y[i]);
     result[8] = wrap(x[i], 2.0f * pi);
     result[9] = min(x[i], y[i]) - max(x[i], y[i]);
-    pick[4 * i] = to_int(100.0f * x[i]);
+    const int level = clip(to_int(4.0f * x[i]), 0, 4);
+    pick[4 * i] = 100 * to_int(100.0f * x[i]) + 10 * (level == 3) + (level == 4);
     pick[4 * i + 1] = static_cast<int>(random(i).bits() >> 1);
     pick[4 * i + 2] = common_random(i).integer(77);
   }
