@@ -127,8 +127,14 @@ class Candidates {
     return sqrtf(fmaxf(squared, 0.0f)) * 1.00001f;
   }
 
-  // The K nearest to (at_x, at_y), the candidate at place `self` apart, that are closer than the square root of `limit`;
-  // `bound` is what the function of that name returned, for these candidates or for some of them.
+  // The reverse: what candidates at a squared distance keep below.
+  METHOD float stand_in(float at_x, float at_y, float squared) const {
+    const float shift = 2.0f * ((at_x - center_x) * center_x + (at_y - center_y) * center_y);
+    return squared - shift - squared_distance_to_center(at_x, at_y) + slack(at_x, at_y);
+  }
+
+  // The K nearest to (at_x, at_y), the candidate at place `self` apart, that are closer than the square root of
+  // `limit`; `bound` is what the function of that name returned, for these candidates or for some of them.
   template <int K>
   METHOD Nearest<K> nearest(float at_x, float at_y, int self, float limit, float bound) const {
     unsigned marks[words];
@@ -156,7 +162,7 @@ class Candidates {
   // More columns make a tighter bound.
   template <int K>
   METHOD static constexpr int columns() {
-    return K <= 4 ? 8 : K <= 12 ? 16 : 32;
+    return K <= 4 ? 8 : K <= 14 ? 24 : 40;
   }
 
   // Stand-ins are rounded a few times, at the size of `span` times `extent`.

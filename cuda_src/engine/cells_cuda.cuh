@@ -62,9 +62,7 @@ struct Cells {
   }
 
  private:
-  METHOD int cell(int row, int column) const {
-    return row * columns + (row % 2 == 0 ? column : columns - 1 - column);
-  }
+  METHOD int cell(int row, int column) const { return row * columns + (row % 2 == 0 ? column : columns - 1 - column); }
 
   METHOD static int index(float at, float low, float per_length, int count) {
     return static_cast<int>(Math::clip((at - low) * per_length, 0.0f, static_cast<float>(count - 1)));

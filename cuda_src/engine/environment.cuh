@@ -16,12 +16,6 @@
 #include "portable.cuh"
 #include "random.cuh"
 #include "range.cuh"
-#ifdef __CUDACC__
-#include "search_cuda.cuh"
-#include "staged_rows_cuda.cuh"
-#else
-#include "search_cpu.cuh"
-#endif
 
 class Environment : public Declared, public Math, public Searcher {
  public:
@@ -35,7 +29,8 @@ class Environment : public Declared, public Math, public Searcher {
   // Component `component` of agent i's discrete action, always within its action space.
   METHOD int action(int i, int component = 0) const {
     const int g = group_of(i), at = action_index(g, i, component);
-    if (Geometry::packed) return actions_[action_slab(g) + team_ * action_size(g) + at];
+    if (Geometry::actions_staged)
+      return within_space(g, component, actions_[action_slab(g) + team_ * action_size(g) + at]);
     const std::size_t global = copy_ * action_size(g) + at;
     const void* all = arguments_->action[g];
     if (arguments_->action_bytes[g] == 1)
@@ -48,21 +43,23 @@ class Environment : public Declared, public Math, public Searcher {
   // Component `component` of agent i's continuous action, as given: clip it before use.
   METHOD float continuous_action(int i, int component = 0) const {
     const int g = group_of(i), at = action_index(g, i, component);
-    if (Geometry::packed) return portable::bit_cast<float>(actions_[action_slab(g) + team_ * action_size(g) + at]);
+    if (Geometry::actions_staged)
+      return portable::bit_cast<float>(actions_[action_slab(g) + team_ * action_size(g) + at]);
     return static_cast<const float*>(arguments_->action[g])[copy_ * action_size(g) + at];
   }
 
   // Random numbers of agent i in this step of this copy's episode.
   METHOD Random random(int i) const {
-    const std::uint64_t key = reseeding_ ? copy_key(seed(), copy_) : static_cast<std::uint64_t>(arguments_->key[copy_]);
+    const std::uint64_t key =
+        reseeding_ ? copy_key(seed(), copy_) : static_cast<std::uint64_t>(arguments_->record[copy_].key);
     return Random(key, episode(), time, i);
   }
 
   // Random numbers of agent i that are the same in every copy and episode under one seed.
   METHOD Random common_random(int i) const { return Random(seed(), -1, 0, i); }
 
-  // The K agents of a range nearest to agent i, itself apart, for which eligible(j) holds. For few agents; a search that
-  // all agents make together (below) is faster for many.
+  // The K agents of a range nearest to agent i, itself apart, for which eligible(j) holds. For few agents; a search
+  // that all agents make together (below) is faster for many.
   template <int K, class Agents, class Eligible>
   METHOD Nearest<K> nearest(int i, Agents among, const float* x, const float* y, Eligible eligible) const {
     return find_nearest(i, Search<K, Agents, Eligible>{among, x, y, infinity, eligible});
@@ -89,13 +86,14 @@ class Environment : public Declared, public Math, public Searcher {
   template <class Write>
   METHOD void each_observation(Range range, Write write) {
 #ifdef __CUDACC__
-    if constexpr (!Geometry::packed) {
+    if constexpr (!Geometry::in_warps) {
       each_staged_observation(range, write);
       return;
     }
     if constexpr (Geometry::row_lanes > 1) {
       if (active_)
-        for (int i = range.first + lane_ / Geometry::row_lanes; i < range.end(); i += Geometry::lanes / Geometry::row_lanes)
+        for (int i = range.first + lane_ / Geometry::row_lanes; i < range.end();
+             i += Geometry::lanes / Geometry::row_lanes)
           write(i, ObservationRow<Geometry::row_lanes>(observation_row(i), lane_ % Geometry::row_lanes));
       synchronize();
       return;
@@ -121,7 +119,7 @@ class Environment : public Declared, public Math, public Searcher {
   bool reseeding_ = false;               // whether this launch gives the copy a new random key
   float* observation_base_[num_groups];  // of each group's first agent in this copy
 
-  METHOD int episode() const { return (reseeding_ ? -1 : arguments_->episode[copy_]) + new_episodes_; }
+  METHOD int episode() const { return (reseeding_ ? -1 : arguments_->record[copy_].episode) + new_episodes_; }
   METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(arguments_->seed[copy_]); }
   METHOD bool is_over() {
     const bool some_are_there = any(agents, [&](int i) { return alive[i]; });
@@ -164,8 +162,8 @@ class Environment : public Declared, public Math, public Searcher {
       arguments_->group_return[copy_ * num_groups + g] = group_return_[g];
       if (agents_leave) arguments_->group_steps[copy_ * num_groups + g] = group_steps_[g];
     }
-    if (new_episodes_ > 0) arguments_->episode[copy_] = episode();
-    if (reseeding_) arguments_->key[copy_] = static_cast<std::int64_t>(copy_key(seed(), copy_));
+    if (new_episodes_ > 0) arguments_->record[copy_].episode = episode();
+    if (reseeding_) arguments_->record[copy_].key = static_cast<std::int64_t>(copy_key(seed(), copy_));
   }
 
   // Adds this step to the sums of the episode, and reports them when it is over.
@@ -179,9 +177,8 @@ class Environment : public Declared, public Math, public Searcher {
       group_steps_[g] += present;
       if (!finished || !is_leader()) continue;
       const float size = static_cast<float>(group_range(g).size);
-      const std::size_t at = copy_ * num_groups + g;
-      arguments_->episode_return[at] = group_return_[g] / size;
-      arguments_->episode_length[at] =
+      arguments_->record[copy_].episode_return[g] = group_return_[g] / size;
+      arguments_->record[copy_].episode_length[g] =
           static_cast<float>(agents_leave ? group_steps_[g] : time) / (agents_leave ? size : 1.0f);
     }
   }
@@ -200,20 +197,23 @@ class Environment : public Declared, public Math, public Searcher {
   METHOD static int within_space(int g, int component, Value value) {
     const int count = action_count(g, component);
     if (action_count(g, 0) == 0) return static_cast<int>(value);
+    if (sizeof(value) <= sizeof(int)) return clip(static_cast<int>(value), 0, count - 1);
     return value > 0 ? (value < count ? static_cast<int>(value) : count - 1) : 0;
   }
 
   // Entries of group g's actions in one copy.
-  METHOD static int action_size(int g) { return group_range(g).size * action_width(g); }
+  METHOD static constexpr int action_size(int g) { return group_range(g).size * action_width(g); }
 
-  // Where group g's actions start when those of all copies of a block are laid out group by group.
-  METHOD static int action_slab(int g) {
+  // Where group g's actions start when those of all copies of a block, or of a lane's copy, are laid out group by
+  // group.
+  METHOD static constexpr int action_slab(int g) {
+    constexpr int copies = Geometry::lanes > 1 ? Geometry::copies : 1;
     int offset = 0;
-    for (int before = 0; before < g; ++before) offset += (Geometry::copies * action_size(before) + 3) & ~3;
+    for (int before = 0; before < g; ++before) offset += (copies * action_size(before) + 3) & ~3;
     return offset;
   }
 
-  const int* actions_;  // of the block's copies, group by group, where they are staged
+  const int* actions_;  // group by group, where they are staged
 
  private:
   METHOD static int action_index(int g, int i, int component) {
@@ -236,7 +236,7 @@ class Environment : public Declared, public Math, public Searcher {
   template <class Write>
   METHOD void each_staged_observation(Range range, Write& write) {
     if (!active_) return;  // the whole block
-    if constexpr (Geometry::stage_floats == 0)
+    if constexpr (Geometry::warp_stage_floats == 0)
       write_rows_in_place(range, write);
     else if constexpr (Geometry::row_lanes == 32)
       write_rows_one_by_one(range, write);
@@ -248,24 +248,24 @@ class Environment : public Declared, public Math, public Searcher {
   // A warp writes a row after the other, to where it belongs.
   template <class Write>
   METHOD void write_rows_in_place(Range range, Write& write) {
-    for (int i = range.first + lane_ / 32; i < range.end(); i += Geometry::warps)
+    for (int i = range.first + lane_ / 32; i < range.end(); i += warps_)
       write(i, ObservationRow<32>(observation_row(i), lane_ % 32));
   }
 
   // A warp writes a row after the other, into one half of its stage while the other half is being stored.
   template <class Write>
   METHOD void write_rows_one_by_one(Range range, Write& write) {
-    float* stage = stage_ + lane_ / 32 * Geometry::stage_floats;
+    float* stage = reinterpret_cast<float*>(warp_memory_);
     int half = 0;
     wait_for_stored_rows();
-    for (int i = range.first + lane_ / 32; i < range.end(); i += Geometry::warps) {
+    for (int i = range.first + lane_ / 32; i < range.end(); i += warps_) {
       float* row = observation_row(i);
       float* staged = stage + half + floats_off_line(row);
       wait_for_stored_rows<1>();
       write(i, ObservationRow<32>(staged, lane_ % 32));
       __syncwarp();
       store_rows(row, staged, observation_size(group_of(i)), lane_ % 32);
-      half = Geometry::stage_floats / 2 - half;
+      half = Geometry::warp_stage_floats / 2 - half;
     }
   }
 
@@ -273,9 +273,9 @@ class Environment : public Declared, public Math, public Searcher {
   template <class Write>
   METHOD void write_rows_at_once(Range range, Write& write) {
     constexpr int rows = 32 / Geometry::row_lanes;
-    float* stage = stage_ + lane_ / 32 * Geometry::stage_floats;
+    float* stage = reinterpret_cast<float*>(warp_memory_);
     const int lane = lane_ % 32;
-    for (int first = lane_ / 32 * rows; first < range.end(); first += Geometry::warps * rows) {
+    for (int first = lane_ / 32 * rows; first < range.end(); first += warps_ * rows) {
       wait_for_stored_rows();
       const int i = first + lane / Geometry::row_lanes;
       if (range.has(i))
@@ -287,7 +287,8 @@ class Environment : public Declared, public Math, public Searcher {
         const int from = Math::max(Math::max(group.first, range.first), first);
         const int to = Math::min(Math::min(group.end(), range.end()), first + rows);
         if (from < to)
-          store_rows(observation_row(from), staged_row<rows>(stage, first, from), (to - from) * observation_size(g), lane);
+          store_rows(observation_row(from), staged_row<rows>(stage, first, from), (to - from) * observation_size(g),
+                     lane);
       }
     }
   }
@@ -304,12 +305,9 @@ class Environment : public Declared, public Math, public Searcher {
       if (from >= to) continue;
       const int off_line = floats_off_line(observation_row(from));
       if (group.has(i)) return place + off_line + (i - from) * observation_size(g);
-      place += ((to - from) * observation_size(g) + off_line + 3) & ~3;
+      place += ((to - from) * observation_size(g) + off_line + line_floats - 1) & -line_floats;
     }
     return place;
   }
-
- protected:
-  float* stage_;  // [warps][stage_floats]
 #endif
 };

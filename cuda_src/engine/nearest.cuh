@@ -48,8 +48,8 @@ struct Nearest {
   }
 };
 
-// What to look for: the K agents j of a range for which eligible(j) holds, nearest to whoever asks and not himself, at a
-// squared distance below `limit`.
+// What to look for: the K agents j of a range for which eligible(j) holds, nearest to whoever asks and not himself, at
+// a squared distance below `limit`.
 template <int K, class Agents, class Eligible>
 struct Search {
   Agents among;

@@ -3,31 +3,33 @@
 
 #include "portable.cuh"
 
-// The floats that `address` lies behind a multiple of 16 bytes. Shared memory that is shifted as much as its destination
-// can be copied 16 bytes at a time.
+constexpr int line_floats = 32;  // 128 bytes
+
+// The floats by which an address lies behind the start of a line. Shared memory that is shifted as much as its
+// destination is copied line by line; the copy engine splits every sector otherwise.
 METHOD int floats_off_line(const float* address) {
-  return static_cast<int>(reinterpret_cast<std::uintptr_t>(address) / sizeof(float) % 4);
+  return static_cast<int>(reinterpret_cast<std::uintptr_t>(address) / sizeof(float) % line_floats);
 }
 
 // One warp stores `count` floats; both addresses are equally far off a line. On cards that have one, the copy engine
-// takes the whole lines; `from` must not change before wait_for_stored_rows has returned.
+// takes them 16 bytes at a time; `from` must not change before wait_for_stored_rows has returned.
 METHOD void store_rows(float* to, const float* from, int count, int lane) {
-  const int head = Math::min((4 - floats_off_line(to)) % 4, count), lines = (count - head) / 4, tail = head + 4 * lines;
+  const int head = Math::min(-floats_off_line(to) & 3, count), fours = (count - head) / 4, tail = head + 4 * fours;
   if (lane < head) to[lane] = from[lane];
   if (lane < count - tail) to[tail + lane] = from[tail + lane];
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   __syncwarp();
-  if (lane == 0 && lines > 0)
+  if (lane == 0 && fours > 0)
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to + head),
-                 "r"(static_cast<unsigned>(__cvta_generic_to_shared(from + head))), "r"(16 * lines)
+                 "r"(static_cast<unsigned>(__cvta_generic_to_shared(from + head))), "r"(16 * fours)
                  : "memory");
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 #else
   __syncwarp();
 #pragma unroll 4
-  for (int line = lane; line < lines; line += 32)
-    reinterpret_cast<float4*>(to + head)[line] = reinterpret_cast<const float4*>(from + head)[line];
+  for (int four = lane; four < fours; four += 32)
+    reinterpret_cast<float4*>(to + head)[four] = reinterpret_cast<const float4*>(from + head)[four];
 #endif
 }
 

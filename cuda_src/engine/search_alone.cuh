@@ -1,8 +1,7 @@
-// A CPU thread looks for nearest agents when it is asked; see search_cuda.cuh.
+// Each agent looks for its nearest by itself, when it is asked; see search_together.cuh for what the functions mean.
 #pragma once
 
 #include "nearest.cuh"
-#include "team_cpu.cuh"
 
 template <int K, class Agents, class Eligible>
 struct SearchAlone {

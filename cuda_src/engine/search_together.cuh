@@ -9,13 +9,14 @@
 #include "candidates_cuda.cuh"
 #include "cells_cuda.cuh"
 #include "nearest.cuh"
+#include "ordered.cuh"
 #include "staged_rows_cuda.cuh"
 #include "team_cuda.cuh"
 
 constexpr int few = 24;           // agents, of whom it is faster to look at each than to bring them together
 constexpr int longest_list = 30;  // longer ones do not stay in registers
 
-constexpr float first_distance = 1.8f;  // in which to look for candidates, in widths of a cell
+constexpr float first_distance = 1.9f;  // in which to look for candidates, in widths of a cell
 
 using NeighborIndex = std::conditional_t<(Geometry::num_agents < 0xffff), std::uint16_t, std::uint32_t>;
 
@@ -36,10 +37,16 @@ struct SearchTogether {
 
   METHOD Nearest<K> of(int i) const {
     const float at_x = search.x[i], at_y = search.y[i];
-    const float bound = candidates.template bound<K>(at_x, at_y);
-    return candidates.template nearest<K>(at_x, at_y, place[i], search.limit, bound);
+    const int self = search.among.has(i) ? place[i] : -1;
+    const bool near_only = K <= 4 && search.limit < Math::infinity;  // those within the limit are few
+    const float bound =
+        near_only ? candidates.stand_in(at_x, at_y, search.limit) : candidates.template bound<K>(at_x, at_y);
+    return candidates.template nearest<K>(at_x, at_y, self, search.limit, bound);
   }
 };
+
+template <int K>
+constexpr int list_words = ((K + 1) * sizeof(NeighborIndex) + 3) / 4;
 
 // Everyone has looked, and left a list.
 template <int K>
@@ -51,10 +58,10 @@ struct SearchDone {
     METHOD int operator[](int k) const { return static_cast<int>(index[k]); }
   };
 
-  const NeighborIndex* lists;  // [num_agents, K + 1] how many are found, and who
+  const std::uint32_t* lists;  // [num_agents, list_words<K>]: how many are found, and who
 
   METHOD Found of(int i) const {
-    const NeighborIndex* list = lists + static_cast<std::size_t>(i) * (K + 1);
+    const auto* list = reinterpret_cast<const NeighborIndex*>(lists + static_cast<std::size_t>(i) * list_words<K>);
     return {static_cast<int>(list[0]), list + 1};
   }
 };
@@ -64,13 +71,13 @@ class Searcher : public Team {
   unsigned char* search_memory_;  // of the team
   unsigned char* warp_memory_;    // of each warp, shared; free between observations
 
-  // All lanes of a team call it together; asks(i) says who wants to know. The result holds until the next call. `listed`
-  // leaves lists for several lanes to read; otherwise a lane may find for itself what it needs.
+  // All lanes of a team call it together; asks(i) says who wants to know. The result holds until the next call.
+  // `listed` leaves lists for several lanes to read; otherwise a lane may find for itself what it needs.
   template <bool listed, int K, class Agents, class Eligible, class Asks>
   METHOD auto prepare(const Search<K, Agents, Eligible>& search, Asks asks) {
     static_assert(K <= Geometry::neighbors, "neighbors() of the declaration must return the largest K of nearest<K>");
     constexpr int most = MostOf<Agents>::value < Geometry::num_agents ? MostOf<Agents>::value : Geometry::num_agents;
-    auto* lists = reinterpret_cast<NeighborIndex*>(search_memory_ + Geometry::lists_at);
+    auto* lists = reinterpret_cast<std::uint32_t*>(search_memory_ + Geometry::lists_at);
     if constexpr (Geometry::candidates == 0 || K > longest_list || (most <= few && !listed)) {
       return SearchAlone<K, Agents, Eligible>{search};
     } else if constexpr (most <= Geometry::candidates) {
@@ -81,7 +88,7 @@ class Searcher : public Team {
       if constexpr (listed) {
         for (int i = lane_; i < Geometry::num_agents; i += Geometry::lanes)
           if (asks(i)) write_list(lists, i, together.of(i));
-        __syncthreads();
+        synchronize();
         return SearchDone<K>{lists};
       } else {
         return together;
@@ -94,52 +101,57 @@ class Searcher : public Team {
 
  private:
   template <int K>
-  METHOD static void write_list(NeighborIndex* lists, int i, const Nearest<K>& found) {
-    NeighborIndex* list = lists + static_cast<std::size_t>(i) * (K + 1);
-    list[0] = static_cast<NeighborIndex>(found.found);
+  METHOD static void write_list(std::uint32_t* lists, int i, const Nearest<K>& found) {
+    std::uint32_t* list = lists + static_cast<std::size_t>(i) * list_words<K>;
+    const auto entry = [&](int k) {
+      return static_cast<std::uint32_t>(k == 0 ? found.found : k <= K ? found.index[k - 1] : 0);
+    };
 #pragma unroll
-    for (int k = 0; k < K; ++k) list[k + 1] = static_cast<NeighborIndex>(found.index[k]);
+    for (int word = 0; word < list_words<K>; ++word)
+      list[word] = sizeof(NeighborIndex) == 4 ? entry(word) : (entry(2 * word) & 0xffff) | entry(2 * word + 1) << 16;
   }
 
-  // Brings the eligible agents together in shared memory.
+  // Brings the eligible agents together.
   template <class Search, class Candidates>
   METHOD void gather(const Search& search, Candidates& candidates, int* place) {
-    constexpr int chunks = (Geometry::num_agents + 31) / 32;
+    const int first = search.among.first & ~31, chunks = (search.among.end() - first + 31) / 32;
     int* counts = place + Geometry::num_agents;
+    unsigned* farthest = reinterpret_cast<unsigned*>(counts + 8);
     candidates.center_x = search.x[search.among.first];
     candidates.center_y = search.y[search.among.first];
-    unsigned farthest = 0;
-    for (int first = lane_ & ~31; first < Geometry::num_agents; first += Geometry::lanes) {
-      const int j = first + lane_ % 32;
+    for (int chunk = lane_ / 32; chunk < chunks; chunk += warps_) {
+      const int j = first + 32 * chunk + lane_ % 32;
       const bool taken = search.among.has(j) && search.eligible(j);
       const unsigned takers = __ballot_sync(~0u, taken);
       const float norm = taken ? candidates.squared_distance_to_center(search.x[j], search.y[j]) : 0.0f;
-      farthest = ::max(farthest, __reduce_max_sync(~0u, __float_as_uint(norm)));
-      if (j < Geometry::num_agents) place[j] = taken ? __popc(takers & ((1u << lane_ % 32) - 1)) : -1;
-      if (lane_ % 32 == 0) counts[first / 32] = __popc(takers);
+      const unsigned largest = __reduce_max_sync(~0u, __float_as_uint(norm));
+      if (search.among.has(j)) place[j] = taken ? __popc(takers & ((1u << lane_ % 32) - 1)) : -1;
+      if (lane_ % 32 != 0) continue;
+      counts[chunk] = __popc(takers);
+      farthest[chunk] = largest;
     }
-    if (lane_ % 32 == 0) counts[chunks + lane_ / 32] = static_cast<int>(farthest);
-    __syncthreads();
-    for (int chunk = 0; chunk < chunks; ++chunk) candidates.size += counts[chunk];
-    for (int warp = 0; warp < Geometry::warps; ++warp)
-      farthest = ::max(farthest, static_cast<unsigned>(counts[chunks + warp]));
-    candidates.reach = 1.001f * sqrtf(__uint_as_float(farthest));
-    for (int j = lane_; j < Geometry::num_agents; j += Geometry::lanes) {
-      if (place[j] < 0) continue;
-      int before = 0;
-      for (int chunk = 0; chunk < j / 32; ++chunk) before += counts[chunk];
-      place[j] += before;
+    synchronize();
+    unsigned reach_squared = 0;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      candidates.size += counts[chunk];
+      reach_squared = ::max(reach_squared, farthest[chunk]);
+    }
+    candidates.reach = 1.001f * sqrtf(__uint_as_float(reach_squared));
+    for (int chunk = lane_ / 32; chunk < chunks; chunk += warps_) {
+      const int j = first + 32 * chunk + lane_ % 32;
+      if (!search.among.has(j) || place[j] < 0) continue;
+      for (int before = 0; before < chunk; ++before) place[j] += counts[before];
       candidates.put(place[j], j, search.x[j], search.y[j]);
     }
     candidates.close(lane_);
-    __syncthreads();
+    synchronize();
   }
 
   // Fills the lists of all who ask. A warp takes 32 agents in the order of their cells. Its candidates are those within
   // some distance of the box around these agents: at first a distance that should do, then, if the K nearest may lie
   // farther off, one that does.
   template <int K, class Agents, class Eligible, class Asks>
-  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, NeighborIndex* lists) {
+  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
     const Cells cells = sort_into_cells(search, asks);
     const float within = sqrtf(search.limit) * 1.00001f;
     Candidates<Geometry::candidates> candidates(warp_memory_);
@@ -159,10 +171,11 @@ class Searcher : public Team {
         bound = fminf(bound, candidates.template bound<K>(at_x, at_y));
         const float needed = max_of_warp(Math::min(candidates.radius(at_x, at_y, bound), within));
         if (needed <= distance || distance >= cells.extent()) break;
-        if (number <= Geometry::candidates)
-          distance = Math::min(needed, 2.0f * distance);
-        else
-          distance = is_first ? 0.5f * distance : needed;
+        const bool enough = needed <= 2.0f * distance && (number <= Geometry::candidates || !is_first);
+        distance = enough ? needed : number > Geometry::candidates && is_first ? 0.5f * distance : 2.0f * distance;
+        if (!enough) continue;
+        number = load(candidates, cells, box, distance, 0, at, self);
+        break;
       }
       Nearest<K> found;
 #pragma unroll 1
@@ -176,7 +189,7 @@ class Searcher : public Team {
       }
       if (first + lane_ % 32 < cells.size) write_list(lists, cells.agent_at(at), found);
     }
-    __syncthreads();
+    synchronize();
   }
 
   // Agents within some distance of a box become a warp's candidates, the first `skip` of them left out and no more than
@@ -226,8 +239,8 @@ class Searcher : public Team {
 
   METHOD static Box box_of_warp(float x, float y) {
     const unsigned at_x = ordered(x), at_y = ordered(y);
-    return {in_order(__reduce_min_sync(~0u, at_x)), in_order(__reduce_max_sync(~0u, at_x)),
-            in_order(__reduce_min_sync(~0u, at_y)), in_order(__reduce_max_sync(~0u, at_y))};
+    return {number_in_order(__reduce_min_sync(~0u, at_x)), number_in_order(__reduce_max_sync(~0u, at_x)),
+            number_in_order(__reduce_min_sync(~0u, at_y)), number_in_order(__reduce_max_sync(~0u, at_y))};
   }
 
   // Sorts the candidates and all who ask.
@@ -251,7 +264,7 @@ class Searcher : public Team {
     if (lane_ < 4) corners[lane_] = lane_ % 2 == 0 ? ~0u : 0u;
     if (lane_ == 0) *count = 0;
     for (int cell = lane_; cell <= Geometry::most_cells; cell += Geometry::lanes) cells.start[cell] = 0;
-    __syncthreads();
+    synchronize();
     unsigned corner[4] = {~0u, 0u, ~0u, 0u};
     int members = 0;
     each_member([&](int j, bool) {
@@ -271,12 +284,12 @@ class Searcher : public Team {
     }
     members = __reduce_add_sync(~0u, members);
     if (lane_ % 32 == 0) atomicAdd(count, members);
-    __syncthreads();
+    synchronize();
     cells.size = *count;
-    cells.lay_out(cells.size, Geometry::agents_per_cell, in_order(corners[0]), in_order(corners[1]),
-                  in_order(corners[2]), in_order(corners[3]));
+    cells.lay_out(cells.size, Geometry::agents_per_cell, number_in_order(corners[0]), number_in_order(corners[1]),
+                  number_in_order(corners[2]), number_in_order(corners[3]));
     each_member([&](int j, bool) { atomicAdd(cells.start + cells.cell_of(search.x[j], search.y[j]) + 1, 1); });
-    __syncthreads();
+    synchronize();
     add_up(cells.start + 1, cells.rows * cells.columns);
     each_member([&](int j, bool candidate) {
       const int at = atomicAdd(cells.start + cells.cell_of(search.x[j], search.y[j]) + 1, 1);
@@ -284,7 +297,7 @@ class Searcher : public Team {
       cells.y[at] = search.y[j];
       cells.agent[at] = candidate ? j : j | Cells::bystander;
     });
-    __syncthreads();
+    synchronize();
     return cells;
   }
 
@@ -302,7 +315,7 @@ class Searcher : public Team {
       if (lane_ % 32 >= step) sum += below;
     }
     if (lane_ % 32 == 31) totals[lane_ / 32] = sum;
-    __syncthreads();
+    synchronize();
     sum -= own;
     for (int warp = 0; warp < lane_ / 32; ++warp) sum += totals[warp];
     for (int k = first; k < end; ++k) {
@@ -310,6 +323,6 @@ class Searcher : public Team {
       values[k] = sum;
       sum += value;
     }
-    __syncthreads();
+    synchronize();
   }
 };
