@@ -24,9 +24,10 @@ from typing import Any
 
 import torch
 from cases import CPU_CASES, GPU_CASES, Case, continuous, gridworld, matching
+from sweep_plot import plot
 
 from gpu_marl_envs.benchmarking import compile_ahead, copy_bandwidth, measure, provenance
-from gpu_marl_envs.errors import GpuMarlError, OutOfMemoryError
+from gpu_marl_envs.errors import BackendUnavailableError, GpuMarlError, OutOfMemoryError
 
 TABLE_SECONDS, SWEEP_SECONDS = 0.5, 0.25  # of timed windows for each case
 SWEPT_COPIES = [1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
@@ -57,9 +58,10 @@ def main() -> int:
             arguments.json.write_text(json.dumps({"provenance": found, "results": rows}, indent=2) + "\n")
     print(f"{len(rows)} cases in {time.perf_counter() - start:.0f} s")
     if arguments.sweep:
-        from sweep_plot import plot
-
-        print(plot({"provenance": found, "results": rows}, arguments.plot or arguments.json.with_suffix(".png")))
+        try:
+            print(plot({"provenance": found, "results": rows}, arguments.plot or arguments.json.with_suffix(".png")))
+        except BackendUnavailableError as error:
+            print(error)
     return int(any("failed" in row for row in rows))
 
 

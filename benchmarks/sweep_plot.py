@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gpu_marl_envs.errors import BackendUnavailableError
+
 PANELS = {
     "copies": ("num_envs", "copies of five agents"),
     "agents": ("num_agents", "agents of a copy, {total:,} in all"),
@@ -26,11 +28,16 @@ def plot(results: dict[str, Any], file: Path) -> Path:
 
     Returns:
         The file.
+
+    Raises:
+        BackendUnavailableError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise SystemExit(f"A plot needs matplotlib ({error}); `pip install 'gpu-marl-envs[examples]'`.") from None
+        raise BackendUnavailableError(
+            f"A plot needs matplotlib ({error}); run `pip install 'gpu-marl-envs[examples]'`, then sweep_plot.py."
+        ) from None
     rows = [row for row in results["results"] if "agent_steps_per_second" in row]
     bandwidth = results["provenance"].get("copy_bandwidth")
     figure = Figure(figsize=(11, 4.5), layout="constrained")

@@ -33,15 +33,14 @@ from torch import Tensor
 
 from gpu_marl_envs import make_batched
 from gpu_marl_envs.batched import BatchedEnv
-from gpu_marl_envs.benchmarking import provenance, with_unit
+from gpu_marl_envs.benchmarking import ACTION_SETS, draw_actions, provenance, with_unit
 
 SOURCE = Path(__file__).parent / "yardstick" / "tag_gridworld.c"
 FLAGS = ["-std=c11", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
 TAGGERS = 4
 CHECKED_STEPS = 400  # of which some hundred end an episode
-ACTION_SETS = 8
 CASES = [(10_000, False), (10_000, True), (100, False)]  # copies, and whether everything is observed
-TENSORS = ("x", "y", "time", "random", "returns", "episode_return", "episode_length", "observation")
+TENSORS: tuple[str, ...] = ("x", "y", "time", "random", "returns", "episode_return", "episode_length", "observation")
 TENSORS += ("final_observation", "reward", "terminated", "truncated", "done")
 REWARDS = ("wall_hit_penalty", "tag_reward_for_tagger", "tag_penalty_for_runner", "step_cost_for_tagger")
 
@@ -141,20 +140,8 @@ class Comparison:
 
 def make_ours(num_envs: int, full: bool) -> BatchedEnv:
     """The same workload as a batch of ours."""
-    options = {"num_taggers": TAGGERS, "use_full_observation": full, "autoreset_mode": "SAME_STEP"}
+    options: dict[str, Any] = {"num_taggers": TAGGERS, "use_full_observation": full, "autoreset_mode": "SAME_STEP"}
     return make_batched("tag_gridworld-v0", num_envs, check_actions=False, **options)
-
-
-def draw_actions(env: BatchedEnv) -> list[dict[str, Tensor]]:
-    """A few sets of random moves."""
-    generator = torch.Generator().manual_seed(1)
-    return [
-        {
-            name: torch.randint(5, (env.num_envs, group.size), generator=generator, dtype=torch.int32)
-            for name, group in env.groups.items()
-        }
-        for _ in range(ACTION_SETS)
-    ]
 
 
 def check_same_game(env: BatchedEnv, plain: PlainLoop, steps: int) -> tuple[int, int]:
@@ -166,7 +153,7 @@ def check_same_game(env: BatchedEnv, plain: PlainLoop, steps: int) -> tuple[int,
     env.reset()
     plain.reset()
     theirs, returns, ended = plain.tensors, torch.zeros(env.num_envs, 2), 0
-    actions = draw_actions(env)
+    actions = draw_actions(env, seed=1)
     for number in range(steps):
         for name, tensor in (("x", env.state.x), ("y", env.state.y), ("time", env.state.step), ("returns", returns)):
             theirs[name].copy_(tensor)
@@ -200,7 +187,7 @@ def check_same_game(env: BatchedEnv, plain: PlainLoop, steps: int) -> tuple[int,
 def compare(num_envs: int, full: bool, *, rounds: int, seconds: float) -> Comparison:
     """Checks that both play the same game and times them in turns."""
     env = make_ours(num_envs, full)
-    actions = draw_actions(env)
+    actions = draw_actions(env, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         plain = PlainLoop(env, Path(folder))
     compared, ended = check_same_game(env, plain, CHECKED_STEPS if num_envs <= 1000 else CHECKED_STEPS // 10)

@@ -21,7 +21,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from gpu_marl_envs.backends.source import persistent_fields
-from gpu_marl_envs.batched import BatchedEnv, StepResult, make_batched
+from gpu_marl_envs.batched import BatchedEnv, make_batched
+from gpu_marl_envs.benchmark_checks import check_against_cpu, check_steps
 from gpu_marl_envs.errors import GpuMarlError, ParameterError
 from gpu_marl_envs.spec import Group
 
@@ -35,13 +36,7 @@ ACTION_BYTES = 2**30  # but no more memory than this for them
 FEWEST_WINDOWS, MOST_WINDOWS = 5, 101
 WARM_TOLERANCE = 0.1  # two windows in a row may differ by this much once everything is warm
 PLAYING_SHARE = 2.0  # playing on to the state that is timed may take this many times the seconds of the measurement
-CHECKED_COPIES = 1024  # at most, and no more pairs of agents than this, since a CPU may compare all of them
-CHECKED_PAIRS = 2 * 10**9
 HEAD_START_CYCLES = 10**6  # for which a GPU idles before a window, so that the launch is queued when it starts
-
-
-class BenchmarkError(GpuMarlError, AssertionError):
-    """What was to be timed computes something wrong, so its speed means nothing."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +147,13 @@ def measure(
     on_gpu = env.device.type == "cuda"
     cuda_graph = on_gpu and cuda_graph
     with torch.cuda.stream(env.stream) if on_gpu else nullcontext():
-        actions = _draw_actions(env, seed)
-        _check_steps(env, actions)
-        step_seconds = _step_seconds(env, actions)
-        env.reset(seed=seed)
-        before = min(STEPS_BEFORE[state], max(int(PLAYING_SHARE * seconds / step_seconds), 1))
-        _take_steps(env, actions, before)
+        actions = draw_actions(env, seed)
+        check_steps(env, actions)
+        before, step_seconds = play_on(env, actions, state, seed, PLAYING_SHARE * seconds)
         start = env.state.save()
-        checked = _check_against_cpu(env, start, actions[0], env_id, params) if on_gpu else 0
+        checked = check_against_cpu(env, start, actions[0], env_id, params) if on_gpu else 0
         steps = min(WINDOW_STEPS[state], max(int(seconds / FEWEST_WINDOWS / step_seconds), 1))
-        run = _captured(env, actions, steps) if cuda_graph else lambda: _take_steps(env, actions, steps)
+        run = _captured(env, actions, steps) if cuda_graph else lambda: take_steps(env, actions, steps)
 
         def window() -> float:
             env.state.restore(start)
@@ -300,7 +292,11 @@ def _is_installed() -> bool:
 # ---- steps ----
 
 
-def _draw_actions(env: BatchedEnv, seed: int) -> list[dict[str, Tensor]]:
+def draw_actions(env: BatchedEnv, seed: int) -> list[dict[str, Tensor]]:
+    """A few sets of random actions for all agents, as :meth:`gpu_marl_envs.batched.BatchedEnv.step` takes them.
+
+    Components without bounds are drawn from -1 to 1.
+    """
     generator = torch.Generator(env.device).manual_seed(seed)
     bytes_per_set = sum(action.nbytes for action in env.actions.values())
     sets = max(min(ACTION_SETS, ACTION_BYTES // bytes_per_set), 1)
@@ -320,9 +316,33 @@ def _draw(env: BatchedEnv, group: Group, generator: torch.Generator) -> Tensor:
     return torch.where(bounded, low + uniform * (high - low), uniform * 2 - 1)
 
 
-def _take_steps(env: BatchedEnv, actions: list[dict[str, Tensor]], steps: int) -> None:
+def take_steps(env: BatchedEnv, actions: list[dict[str, Tensor]], steps: int) -> None:
+    """Takes so many steps; the sets of actions take turns."""
     for i in range(steps):
         env.step(actions[i % len(actions)])
+
+
+def play_on(
+    env: BatchedEnv, actions: list[dict[str, Tensor]], state: str, seed: int, seconds: float
+) -> tuple[int, float]:
+    """Brings all copies from a reset to a state that is worth timing.
+
+    Args:
+        env: the batch.
+        actions: the sets of actions, which take turns.
+        state: one of ``STATES``.
+        seed: of the starts.
+        seconds: that this may take, about; fewer steps are taken where they are slow.
+
+    Returns:
+        The steps since the reset, and the seconds that one step takes, roughly.
+    """
+    env.reset(seed=seed)
+    step_seconds = _step_seconds(env, actions)
+    env.reset(seed=seed)
+    steps = min(STEPS_BEFORE[state], max(int(seconds / step_seconds), 1))
+    take_steps(env, actions, steps)
+    return steps, step_seconds
 
 
 def _captured(env: BatchedEnv, actions: list[dict[str, Tensor]], steps: int) -> Callable[[], None]:
@@ -330,74 +350,8 @@ def _captured(env: BatchedEnv, actions: list[dict[str, Tensor]], steps: int) -> 
     torch.cuda.synchronize(env.device)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=env.stream):
-        _take_steps(env, actions, steps)
+        take_steps(env, actions, steps)
     return graph.replay
-
-
-# ---- checks ----
-
-
-def _check_steps(env: BatchedEnv, actions: list[dict[str, Tensor]]) -> None:
-    """Steps a little, and looks at the result."""
-    env.reset()
-    for i in range(3):
-        before, fresh = env.state.step.clone(), i == 0
-        observation, reward, _, _, info = env.step(actions[i % len(actions)])
-        counted = (env.state.step == before + 1) | info["done"]
-        if not bool(counted.all() if fresh else counted.any()):
-            raise BenchmarkError(f"{env.declaration.id}: a step was not counted; nothing was timed.")
-        for what, tensors in (("observation", observation), ("reward", reward)):
-            for name, tensor in tensors.items():
-                if not bool(tensor.isfinite().all()):
-                    raise BenchmarkError(
-                        f"{env.declaration.id}: a {what} of group {name!r} is not finite; nothing was timed."
-                    )
-
-
-def _check_against_cpu(
-    env: BatchedEnv, start: dict[str, Tensor], action: dict[str, Tensor], env_id: str, params: dict[str, Any]
-) -> int:
-    """Steps some copies, spread over the batch, here and on the CPU, and compares all bits; returns how many.
-
-    The batch is left one step beyond ``start``.
-    """
-    copies = min(env.num_envs, CHECKED_COPIES, max(CHECKED_PAIRS // env.num_agents**2, 1))
-    chosen = torch.arange(copies, device=env.device) * (env.num_envs - 1) // max(copies - 1, 1)
-    reference = make_batched(env_id, copies, "cpu", check_actions=False, **params)
-    reference.state.restore({name: tensor[chosen].cpu() for name, tensor in start.items()})
-    expected = _outcome(reference, reference.step({name: tensor[chosen].cpu() for name, tensor in action.items()}))
-    actual = {name: tensor[chosen].cpu() for name, tensor in _outcome(env, env.step(action)).items()}
-    for name, tensor in expected.items():
-        differing = (_bits(tensor) != _bits(actual[name])).any(dim=1)
-        if bool(differing.any()):
-            copy = int(chosen[differing.nonzero()[0, 0]])
-            raise BenchmarkError(
-                f"{env.declaration.id}: the {name} of copy {copy} on {env.device} is not what the CPU build computes; "
-                f"nothing was timed."
-            )
-    reference.close()
-    return copies
-
-
-def _outcome(env: BatchedEnv, result: StepResult) -> dict[str, Tensor]:
-    """All that a step gave, and the state after it, ``[E, …]`` each; statistics where an episode ended."""
-    observation, reward, terminated, truncated, info = result
-    done = info["done"]
-    by_group = {"observation": observation, "reward": reward, "terminated": terminated}
-    ended = {name: info[name] for name in ("episode_return", "episode_length", "final_obs") if name in info}
-    found = {f"{what} of {name}": t for what, groups in by_group.items() for name, t in groups.items()}
-    for what, groups in ended.items():
-        for name, tensor in groups.items():
-            found[f"{what} of {name}"] = tensor.masked_fill(~done.view(-1, *[1] * (tensor.dim() - 1)), 0)
-    found |= {"truncated": truncated, "done": done, "alive": env.alive}
-    found |= {f"state.{name}": tensor for name, tensor in env.state.fields().items()}
-    return {name: tensor.reshape(env.num_envs, -1) for name, tensor in found.items()}
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.view({4: torch.int32, 2: torch.int16}[tensor.element_size()])
 
 
 # ---- the clock ----
@@ -406,7 +360,7 @@ def _bits(tensor: Tensor) -> Tensor:
 def _step_seconds(env: BatchedEnv, actions: list[dict[str, Tensor]]) -> float:
     """Duration of one step, roughly."""
     clock = _gpu_seconds if env.device.type == "cuda" else _cpu_seconds
-    return max(statistics.median(clock(lambda: _take_steps(env, actions, 1)) for _ in range(3)), 1e-9)
+    return max(statistics.median(clock(lambda: take_steps(env, actions, 1)) for _ in range(3)), 1e-9)
 
 
 def _warm_up(window: Callable[[], float], seconds: float) -> bool:

@@ -17,7 +17,8 @@ import torch
 import gpu_marl_envs
 from gpu_marl_envs import benchmarking, registry
 from gpu_marl_envs.batched import BatchedEnv
-from gpu_marl_envs.benchmarking import BenchmarkError, least_bytes_per_step, measure, with_unit
+from gpu_marl_envs.benchmark_checks import CHECKED_COPIES, BenchmarkError, check_against_cpu
+from gpu_marl_envs.benchmarking import least_bytes_per_step, measure, with_unit
 from gpu_marl_envs.errors import OutOfMemoryError, ParameterError
 
 ROOT = Path(__file__).parents[1]
@@ -93,15 +94,15 @@ def test_figures_have_three_digits(value: float, text: str) -> None:
 def _started(num_envs: int) -> tuple[BatchedEnv, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     env = gpu_marl_envs.make_batched("tag_gridworld-v0", num_envs, seed=3, **GRID)
     env.reset()
-    actions = benchmarking._draw_actions(env, 0)
-    benchmarking._take_steps(env, actions, 40)
+    actions = benchmarking.draw_actions(env, 0)
+    benchmarking.take_steps(env, actions, 40)
     return env, env.state.save(), actions[0]
 
 
 def test_the_timed_state_is_compared_with_the_cpu_build() -> None:
     env, start, action = _started(2000)
-    checked = benchmarking._check_against_cpu(env, start, action, "tag_gridworld-v0", GRID)
-    assert checked == benchmarking.CHECKED_COPIES
+    checked = check_against_cpu(env, start, action, "tag_gridworld-v0", GRID)
+    assert checked == CHECKED_COPIES
     assert bool((env.state.episode > start["episode"]).any())  # resets were among what was compared
 
 
@@ -112,7 +113,7 @@ def test_the_timed_state_is_compared_with_the_cpu_build() -> None:
 def test_a_difference_from_the_cpu_build_has_no_speed(changed: dict[str, Any], difference: str) -> None:
     env, start, action = _started(100)
     with pytest.raises(BenchmarkError, match=f"tag_gridworld-v0: {difference}.* of copy .* nothing was timed"):
-        benchmarking._check_against_cpu(env, start, action, "tag_gridworld-v0", GRID | changed)
+        check_against_cpu(env, start, action, "tag_gridworld-v0", GRID | changed)
 
 
 def test_one_wrong_bit_of_the_last_copy_is_found() -> None:
@@ -122,7 +123,7 @@ def test_one_wrong_bit_of_the_last_copy_is_found() -> None:
     start["step"][-1] = env.declaration.max_steps - 1
     env.state.step[-1] = env.declaration.max_steps - 1
     with pytest.raises(BenchmarkError, match="copy 4999"):
-        benchmarking._check_against_cpu(env, start, action, "tag_gridworld-v0", GRID)
+        check_against_cpu(env, start, action, "tag_gridworld-v0", GRID)
 
 
 def test_steps_that_are_not_counted_have_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def test_what_fails_is_said_and_the_rest_is_measured(
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_a_gpu_is_checked_and_timed(state: str, cuda_graph: bool) -> None:
     found = measure("tag_gridworld-v0", 2000, "cuda", seconds=0.05, state=state, cuda_graph=cuda_graph, **GRID)
-    assert found.checked_copies == benchmarking.CHECKED_COPIES
+    assert found.checked_copies == CHECKED_COPIES
     assert found.cuda_graph == cuda_graph
     assert found.steps_per_window == benchmarking.WINDOW_STEPS[state]
     assert found.agent_steps_per_second > 1e8
