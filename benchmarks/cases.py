@@ -100,7 +100,7 @@ CPU_CASES = [
     *gridworld(10_000, 5),
     *gridworld(10_000, 5, full=True),
     *continuous(200, 110),
-    *continuous(2_000, 10, full=True),
+    *(Case("tag_continuous-v0", "full", 2_000, {"num_taggers": 1, "num_runners": 3}, state) for state in STATES),
 ]
 
 
