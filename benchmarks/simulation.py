@@ -26,6 +26,7 @@ import torch
 from cases import CPU_CASES, GPU_CASES, Case, continuous, gridworld, matching
 from sweep_plot import plot
 
+from gpu_marl_envs import make_batched
 from gpu_marl_envs.benchmarking import compile_ahead, copy_bandwidth, measure, provenance
 from gpu_marl_envs.errors import BackendUnavailableError, GpuMarlError, OutOfMemoryError
 
@@ -45,6 +46,10 @@ def main() -> int:
     cases = matching(cases, arguments.only)
     if not cases:
         sys.exit(f"No case matches {arguments.only!r}; run without --only to see the names.")
+    try:  # in this thread, before the others: it starts CUDA
+        make_batched(cases[0].env_id, 1, arguments.device, **cases[0].options).close()
+    except BackendUnavailableError as error:
+        sys.exit(str(error))
     seconds = arguments.seconds or (SWEEP_SECONDS if arguments.sweep else TABLE_SECONDS)
     bandwidth = copy_bandwidth(arguments.device) if kind == "cuda" else None
     found = provenance() | ({} if bandwidth is None else {"copy_bandwidth": bandwidth})
@@ -74,6 +79,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sweep", action="store_true", help="vary the numbers of copies and of agents, and plot")
     parser.add_argument("--plot", type=Path, help="file for the plot of --sweep (default: beside the JSON)")
     arguments = parser.parse_args()
+    if arguments.device.partition(":")[0] not in TOTAL_AGENTS:
+        parser.error(f"--device is cpu, cuda or cuda:1, not {arguments.device}.")
     if arguments.sweep and not (arguments.json or arguments.plot):
         parser.error("--sweep needs --json FILE or --plot FILE to write to.")
     for file in filter(None, (arguments.json, arguments.plot)):

@@ -35,7 +35,7 @@ ACTION_SETS = 8  # different actions that the steps take in turn
 ACTION_BYTES = 2**30  # but no more memory than this for them
 FEWEST_WINDOWS, MOST_WINDOWS = 5, 101
 WARM_TOLERANCE = 0.1  # two windows in a row may differ by this much once everything is warm
-PLAYING_SHARE = 2.0  # playing on to the state that is timed may take this many times the seconds of the measurement
+PLAYING_SHARE = 4.0  # playing on to the state that is timed may take this many times the seconds of the measurement
 HEAD_START_CYCLES = 10**6  # for which a GPU idles before a window, so that the launch is queued when it starts
 
 

@@ -139,6 +139,30 @@ def test_steps_that_are_not_counted_have_no_speed(monkeypatch: pytest.MonkeyPatc
         measure("tag_gridworld-v0", 5, seconds=0.01, **GRID)
 
 
+def test_each_kernel_is_compiled_once_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int, str, dict[str, Any]]] = []
+
+    class Closed:
+        def close(self) -> None:
+            """Nothing to free."""
+
+    def make(env_id: str, num_envs: int, device: str, **params: Any) -> Closed:
+        made.append((env_id, num_envs, device, params))
+        if params == {"num_taggers": 2}:
+            raise OutOfMemoryError("raised again where it is used.")
+        if params == {"num_taggers": 3}:
+            raise RuntimeError("not an error of the user's")
+        return Closed()
+
+    monkeypatch.setattr(benchmarking, "make_batched", make)
+    wanted = [("a-v0", {"num_taggers": n}) for n in (1, 2, 1)]
+    benchmarking.compile_ahead(wanted, "cuda")
+    expected = [("a-v0", 1, device, {"num_taggers": n}) for device in ("cuda", "cpu") for n in (1, 2)]
+    assert sorted(made, key=repr) == sorted(expected, key=repr)
+    with pytest.raises(RuntimeError, match="not an error of the user's"):
+        benchmarking.compile_ahead([("a-v0", {"num_taggers": 3})], "cpu")
+
+
 # ---- the table and the sweep ----
 
 
