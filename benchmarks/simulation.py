@@ -16,11 +16,15 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+# Read when torch loads OpenMP, whose threads would otherwise spin on into the timed windows of the CPU build.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from cases import CPU_CASES, GPU_CASES, Case, continuous, gridworld, matching

@@ -31,7 +31,7 @@ WINDOW_STEPS = {"fresh": 20, "played": 100}
 STEPS_BEFORE = {"fresh": 0, "played": 300}
 STATES = tuple(WINDOW_STEPS)
 
-ACTION_SETS = 8  # different actions that the steps take in turn
+ACTION_SETS = 100  # different actions that timed steps take in turn
 ACTION_BYTES = 2**30  # but no more memory than this for them
 FEWEST_WINDOWS, MOST_WINDOWS = 5, 101
 WARM_TOLERANCE = 0.1  # two windows in a row may differ by this much once everything is warm
@@ -293,14 +293,17 @@ def _is_installed() -> bool:
 
 
 def draw_actions(env: BatchedEnv, seed: int) -> list[dict[str, Tensor]]:
-    """A few sets of random actions for all agents, as :meth:`gpu_marl_envs.batched.BatchedEnv.step` takes them.
+    """Sets of random actions for all agents, as :meth:`gpu_marl_envs.batched.BatchedEnv.step` takes them.
 
     Components without bounds are drawn from -1 to 1.
     """
     generator = torch.Generator(env.device).manual_seed(seed)
     bytes_per_set = sum(action.nbytes for action in env.actions.values())
-    sets = max(min(ACTION_SETS, ACTION_BYTES // bytes_per_set), 1)
-    return [{name: _draw(env, group, generator) for name, group in env.groups.items()} for _ in range(sets)]
+    return [_draw_set(env, generator) for _ in range(max(min(ACTION_SETS, ACTION_BYTES // bytes_per_set), 1))]
+
+
+def _draw_set(env: BatchedEnv, generator: torch.Generator) -> dict[str, Tensor]:
+    return {name: _draw(env, group, generator) for name, group in env.groups.items()}
 
 
 def _draw(env: BatchedEnv, group: Group, generator: torch.Generator) -> Tensor:
@@ -325,13 +328,13 @@ def take_steps(env: BatchedEnv, actions: list[dict[str, Tensor]], steps: int) ->
 def play_on(
     env: BatchedEnv, actions: list[dict[str, Tensor]], state: str, seed: int, seconds: float
 ) -> tuple[int, float]:
-    """Brings all copies from a reset to a state that is worth timing.
+    """Brings all copies from a reset to a state that is worth timing, each step by new random actions.
 
     Args:
         env: the batch.
-        actions: the sets of actions, which take turns.
+        actions: sets of actions, to see how long a step takes.
         state: one of ``STATES``.
-        seed: of the starts.
+        seed: of the starts and the actions.
         seconds: that this may take, about; fewer steps are taken where they are slow.
 
     Returns:
@@ -341,7 +344,9 @@ def play_on(
     step_seconds = _step_seconds(env, actions)
     env.reset(seed=seed)
     steps = min(STEPS_BEFORE[state], max(int(seconds / step_seconds), 1))
-    take_steps(env, actions, steps)
+    generator = torch.Generator(env.device).manual_seed(seed + 1)
+    for _ in range(steps):  # actions that took turns would lead each agent round and round
+        env.step(_draw_set(env, generator))
     return steps, step_seconds
 
 
