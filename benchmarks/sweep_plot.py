@@ -40,7 +40,7 @@ def plot(results: dict[str, Any], file: Path) -> Path:
         ) from None
     rows = [row for row in results["results"] if "agent_steps_per_second" in row]
     bandwidth = results["provenance"].get("copy_bandwidth")
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 5), layout="constrained")
     for axes, (sweep, (column, label)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         of_panel = [row for row in rows if row["sweep"] == sweep]
         for color, (name, series) in zip(COLORS, _series(of_panel, column).items(), strict=False):
@@ -48,12 +48,12 @@ def plot(results: dict[str, Any], file: Path) -> Path:
             axes.plot(x, [row["agent_steps_per_second"] for row in series], "o-", color=color, label=name)
             if bandwidth is not None:
                 limit = [bandwidth / row["bytes_per_agent_step"] for row in series]
-                axes.plot(x, limit, "--", color=color, label=f"limit of the memory, {name}")
+                axes.plot(x, limit, "--", color=color, label="limit of the memory")
         total = max((row["num_envs"] * row["num_agents"] for row in of_panel), default=0)
         axes.set(xscale="log", yscale="log", xlabel=label.format(total=total), ylabel="agent-steps per second")
         axes.grid(which="both", alpha=0.2)
         if of_panel:
-            axes.legend(fontsize="small")
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
     device = rows[0]["device"] if rows else "no device"
     figure.suptitle(f"{device}, random play with resets, commit {results['provenance']['commit']}")
     figure.savefig(file, dpi=150)
