@@ -40,7 +40,8 @@ def simulation() -> str:
             ]
         )
     header = ["environment", "copies × agents", "bytes per agent-step", "fresh", "long-played"]
-    return _table([*header, "long-played, everybody stays", "µs per step, long-played"], rows)
+    table = _table([*header, "long-played, everybody stays", "µs per step, long-played"], rows)
+    return table + _note("simulation_h200")
 
 
 def overview() -> str:
@@ -55,7 +56,8 @@ def overview() -> str:
                 rows.append(
                     [*label, with_unit(row["agent_steps_per_second"]), share, _peer_speed(peer) if peer else ""]
                 )
-    return _table(["environment", "copies × agents", "gpu_marl_envs", "of the limit", "WarpDrive 2.7.1"], rows)
+    table = _table(["environment", "copies × agents", "gpu_marl_envs", "of the limit", "WarpDrive 2.7.1"], rows)
+    return table + _note("simulation_h200")
 
 
 def cpu() -> str:
@@ -64,7 +66,7 @@ def cpu() -> str:
     for label, group in _workloads("simulation_cpu"):
         played = [row for row in group if _state(row) == "long-played" and "agent_steps_per_second" in row]
         rows += [[*label, with_unit(row["agent_steps_per_second"])] for row in played]
-    return _table(["environment", "copies × agents", "agent-steps per second"], rows)
+    return _table(["environment", "copies × agents", "agent-steps per second"], rows) + _note("simulation_cpu")
 
 
 def yardstick() -> str:
@@ -101,7 +103,7 @@ def peers() -> str:
         workload = f"{row['workload']}, {row['num_envs']:,} × {row['num_agents']:,}"
         rows.append([name, workload, _peer_speed(row), with_unit(own) if own else NOTHING, ratio])
     header = ["system", "workload, copies × agents", "agent-steps/s", "gpu_marl_envs", "ratio"]
-    return _table(header, rows)
+    return _table(header, rows) + _note("simulation_h200")
 
 
 def profile() -> str:
@@ -174,6 +176,13 @@ def rendered(page: str) -> str:
 def _results(name: str) -> list[Row]:
     file = RESULTS / f"{name}.json"
     return json.loads(file.read_text())["results"] if file.exists() else []
+
+
+def _note(name: str) -> str:
+    """What the file of results says about itself, as a paragraph."""
+    file = RESULTS / f"{name}.json"
+    note = json.loads(file.read_text()).get("provenance", {}).get("note") if file.exists() else None
+    return f"\n\n{note}" if note else ""
 
 
 def _workloads(name: str) -> list[tuple[list[str], list[Row]]]:

@@ -50,6 +50,7 @@ def test_what_a_table_shows(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
     rows = [base | {"state": "fresh", "agent_steps_per_second": 1.5e9}, {"case": "another", "left_out": "too large"}]
     rows.append(base | {"state": "played", "agent_steps_per_second": 2.08e9})
     (tmp_path / "simulation_h200.json").write_text(json.dumps({"results": rows}))
+    assert tables.cpu().count("\n") == 1  # nothing but the header
     peer = {"system": "WarpDrive", "version": "2.7.1", "workload": "tag", "agent_steps_per_second": 104e6, "note": ""}
     silent = {"agent_steps_per_second": None, "note": "does not launch", "num_envs": 7}
     peers = [base | peer, base | peer | silent]
@@ -61,3 +62,7 @@ def test_what_a_table_shows(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
         "| WarpDrive 2.7.1 | tag, 2,000 × 5 | 104 M | 2.08 G | 20 × |",
         "| WarpDrive 2.7.1 | tag, 7 × 5 | does not launch | – | – |",
     ]
+    noted = {"provenance": {"note": "Of an earlier version."}, "results": rows}
+    (tmp_path / "simulation_h200.json").write_text(json.dumps(noted))
+    for table in (tables.simulation, tables.overview, tables.peers):
+        assert table().endswith("|\n\nOf an earlier version.")
