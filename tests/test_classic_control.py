@@ -172,7 +172,7 @@ GAMES = [
         acrobot_in_doubt,
         static=({}, {"book_or_nips": "nips"}),
         angles=(0, 1),
-        left_out=0.04,
+        left_out=0.08,
     ),
 ]
 EVERY_GAME = pytest.mark.parametrize("game", GAMES, ids=lambda game: game.env_id)
@@ -233,9 +233,9 @@ def assert_same_state(game: Game, actual: State, expected: State, sure: np.ndarr
 def well_conditioned(
     game: Game, original: gymnasium.Env[Any, Any], outcome: Outcome, states: State, actions: np.ndarray
 ) -> np.ndarray:
-    """Where the original itself carries a rounding of the state on without making it much larger.
+    """Where the original itself does not blow a rounding of the state up by a factor of 30 and more.
 
-    Only Acrobot makes some: at full speed the links turn by six radians in one step of its integration.
+    Acrobot alone does so: at full speed its outer link turns by six radians in one step of the integration.
     """
     if game.original != "Acrobot-v1":
         return np.ones(len(states), dtype=bool)
@@ -245,7 +245,7 @@ def well_conditioned(
         moved[:, column] += 1e-6
         difference = step_original(original, moved, actions).state - outcome.state
         difference[:, :2] -= 2 * np.pi * np.round(difference[:, :2] / (2 * np.pi))
-        sure &= np.abs(difference).max(axis=1) < 1e-5
+        sure &= np.abs(difference).max(axis=1) < 3e-5
     return sure
 
 
@@ -279,8 +279,8 @@ def test_a_step_from_any_state_is_the_originals(
     expected = step_original(original, states, actions)
 
     excluded = Excluded()
-    sure = excluded.count(well_conditioned(game, original, expected, states, actions))
-    sure &= excluded.count(~game.in_doubt(states, expected.state, params))
+    sure = well_conditioned(game, original, expected, states, actions)
+    sure = excluded.count(sure & ~game.in_doubt(states, expected.state, params))
     assert_same_state(game, game.state_of(env), expected.state, sure)
     assert_close(observation, expected.observation, sure)
     assert_close(reward, expected.reward, sure)

@@ -13,10 +13,10 @@ struct Pursuit : Environment {
   enum class Demand { apart, inside, open };
 
   METHOD void reset() {
-    const Window window = draw_window();
     each(pursuer, [&](int i) {
-      if (i == pursuer.first) scatter(x, y, n_pursuers, 0, window);
-      if (i == pursuer.end() - 1) scatter(evader_x, evader_y, n_evaders, n_pursuers, window);
+      const Window window = draw_window();
+      if (i == 0) scatter(x, y, n_pursuers, 0, window);
+      if (i == n_pursuers - 1) scatter(evader_x, evader_y, n_evaders, n_pursuers, window);
     });
     each_evader([&](int e) { caught[e] = 0; });
   }
