@@ -301,6 +301,20 @@ def test_catching_the_last_evader_in_the_last_step_only_truncates(make: Make) ->
         assert info["done"].all()
 
 
+@pytest.mark.parametrize("surround", [True, False])
+def test_positions_off_the_map_are_harmless(make: Make, surround: bool) -> None:
+    """Whoever writes them into the state gets no more than what the space allows."""
+    env = make(ENV, 4, surround=surround)
+    for far in (-(10**8), 10**8):
+        env.reset()
+        for name in ("x", "y", "evader_x", "evader_y"):
+            getattr(env.state, name).fill_(far)
+        for _ in range(2):
+            observation, reward, *_ = env.step({"pursuer": torch.full((4, 8), STAY, device=env.device)})
+            assert reward["pursuer"].isfinite().all()
+            assert env.observation_spaces["pursuer"].contains(observation["pursuer"][0, 0].cpu().numpy())
+
+
 # ---- the start ----
 
 

@@ -76,7 +76,10 @@ struct Pursuit : Environment {
 
   // ---- the map ----
 
-  METHOD static int cell(int column, int line) { return line * x_size + column; }
+  // The number of a cell, or of the nearest one on the map: a position written from outside never leads out of memory.
+  METHOD static int cell(int column, int line) {
+    return clip(line, 0, y_size - 1) * x_size + clip(column, 0, x_size - 1);
+  }
   METHOD static bool on_map(int column, int line) {
     return 0 <= column && column < x_size && 0 <= line && line < y_size;
   }
@@ -133,8 +136,7 @@ struct Pursuit : Environment {
   METHOD int touched_from(int column, int line) {
     int total = 0;
     for (int direction = 0; direction < 4; ++direction)
-      total += evaders_on[cell(clip(column_beside(column, direction), 0, x_size - 1),
-                               clip(line_beside(line, direction), 0, y_size - 1))];
+      total += evaders_on[cell(column_beside(column, direction), line_beside(line, direction))];
     return total;
   }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,17 +87,17 @@ class Pursuit(Environment):
     def state_fields(self) -> tuple[Field, ...]:
         """Where pursuers and evaders stand, and which evaders are gone."""
         right, top = self.x_size - 1, self.y_size - 1
-        each_evader = {"per": "environment", "shape": (self.n_evaders,)}
-        each_cell = {"per": "environment", "shape": (self.x_size * self.y_size,), "scratch": True}
+        evaders = partial(Field, dtype="int32", per="environment", shape=(self.n_evaders,), low=0)
+        cells = partial(Field, dtype="int32", per="environment", shape=(self.x_size * self.y_size,), scratch=True)
         return (
             Field("x", "int32", "column of the pursuer's cell", low=0, high=right),
             Field("y", "int32", "row of the pursuer's cell", low=0, high=top),
-            Field("evader_x", "int32", "column of each evader's cell", **each_evader, low=0, high=right),
-            Field("evader_y", "int32", "row of each evader's cell", **each_evader, low=0, high=top),
-            Field("caught", "int32", "1 for each evader that was caught, else 0", **each_evader, low=0, high=1),
+            evaders("evader_x", doc="column of each evader's cell", high=right),
+            evaders("evader_y", doc="row of each evader's cell", high=top),
+            evaders("caught", doc="1 for each evader that was caught, else 0", high=1),
             Field("helped", "int32", "evaders that the pursuer helps to catch in this step", scratch=True),
-            Field("pursuers_on", "int32", "number of pursuers on each cell", **each_cell),
-            Field("evaders_on", "int32", "number of evaders on each cell", **each_cell),
+            cells("pursuers_on", doc="number of pursuers on each cell"),
+            cells("evaders_on", doc="number of evaders on each cell"),
         )
 
     def groups(self) -> tuple[Group, ...]:
