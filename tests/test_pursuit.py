@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pettingzoo.sisl.pursuit import pursuit_base
-from pettingzoo.sisl.pursuit.utils import agent_utils
+from pettingzoo.sisl.pursuit.utils import agent_utils, two_d_maps
 from references.harness import assert_close
 from references.philox import first_integers
 from scipy import stats
@@ -122,10 +122,9 @@ class Original:
 
 
 def random_state(env: BatchedEnv, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Positions off the obstacle, crowded in half of the copies, so that there is something to catch."""
+    """Positions off the obstacle, most of them crowded, so that there is something to catch."""
     rules, copies = env.declaration, env.num_envs
-    off_map = np.abs(Original(**shape_of(rules.params())).game.map_matrix).astype(bool)
-    cells = np.argwhere(~off_map)
+    cells = np.argwhere(open_cells(rules))
     near = np.abs(cells[None] - cells[rng.integers(0, len(cells), (copies, 1))]).sum(-1)
     state = {}
     for prefix, number in (("", rules.n_pursuers), ("evader_", rules.n_evaders)):
@@ -140,8 +139,9 @@ def random_state(env: BatchedEnv, rng: np.random.Generator) -> dict[str, np.ndar
     return state
 
 
-def shape_of(params: dict[str, Any]) -> dict[str, Any]:
-    return {name: params[name] for name in ("x_size", "y_size")}
+def open_cells(rules: Any) -> np.ndarray:
+    """Where agents may stand: bool ``[x_size, y_size]``."""
+    return two_d_maps.rectangle_map(rules.x_size, rules.y_size) == 0
 
 
 def surround_someone(env: BatchedEnv, state: dict[str, np.ndarray], rng: np.random.Generator) -> None:
@@ -152,9 +152,9 @@ def surround_someone(env: BatchedEnv, state: dict[str, np.ndarray], rng: np.rand
         here = np.array([state["evader_x"][copy, evader], state["evader_y"][copy, evader]])
         offsets = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]]) if rules.surround else np.zeros((4, 2), int)
         places = here + offsets
-        obstacle = Original(**shape_of(rules.params())).game.map_matrix
+        is_open = open_cells(rules)
         on_map = ((places >= 0) & (places < (rules.x_size, rules.y_size))).all(axis=1)
-        places = np.array([place for place in places[on_map] if obstacle[tuple(place)] == 0]).reshape(-1, 2)
+        places = np.array([place for place in places[on_map] if is_open[tuple(place)]]).reshape(-1, 2)
         number = min(len(places), rules.n_pursuers)
         who = rng.permutation(rules.n_pursuers)[:number]
         state["x"][copy, who], state["y"][copy, who] = places[:number].T
@@ -375,11 +375,11 @@ def test_the_start_is_distributed_as_the_originals(make: Make, params: dict[str,
 def test_a_crowded_start_is_still_on_the_map(make: Make, params: dict[str, Any], apart: bool) -> None:
     """Where agents do not fit, the original fails or never returns; ours then gives up keeping them apart."""
     rules = registry.get(ENV)(**params)
-    open_cell = np.abs(Original(**shape_of(rules.params())).game.map_matrix) == 0
+    is_open = open_cells(rules)
     teams = start_positions(make, 512, **params)
     for positions in teams:
         assert (positions >= 0).all() and (positions < (rules.x_size, rules.y_size)).all()
-        assert open_cell[positions[..., 0], positions[..., 1]].all()
+        assert is_open[positions[..., 0], positions[..., 1]].all()
     if apart:
         assert all(distances(positions).min(initial=2) >= 2 for positions in teams)
     everyone = np.concatenate(teams, axis=1)
