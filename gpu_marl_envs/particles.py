@@ -78,6 +78,25 @@ class Particles(Environment):
         """A state field for a stage of the curriculum, 0 to ``last``; without a curriculum it has no entries."""
         return Field(name, "int32", doc, per="environment", shape=() if curriculum else (0,), low=0, high=last)
 
+    def assignment(self) -> tuple[Field, ...]:
+        """What ``shared/assignment.cuh`` needs to assign agents to targets."""
+        numbers = (
+            ("target_x", "where targets are"),
+            ("target_y", "where targets are"),
+            ("agent_price", "potential of an agent"),
+            ("target_price", "potential of a target"),
+            ("slack", "least reduced cost of a target so far"),
+        )
+        indices = (
+            ("assigned", "agent of a target"),
+            ("before", "target before this one on the path"),
+            ("visited", "whether the path has come to a target"),
+        )
+        return (
+            *(Field(name, "float32", doc, scratch=True) for name, doc in numbers),
+            *(Field(name, "int32", doc, scratch=True) for name, doc in indices),
+        )
+
     # ---- pictures ----
 
     def discs(self, state: Mapping[str, Any]) -> list[Disc]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import gpu_marl_envs
+from gpu_marl_envs import registry
 from gpu_marl_envs.testing import sample_actions
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,6 +34,13 @@ CASES = [
     ("tag_continuous-v0", 3, {"num_taggers": 10, "num_runners": 100, **NEAREST}),
     ("tag_continuous-v0", 2, {"num_taggers": 10, "num_runners": 60}),
     ("tag_continuous-v0", 1, {"num_taggers": 100, "num_runners": 7000, **NEAREST}),
+    ("collect_treasure-v1", 67, {}),
+    ("simple_formation-v1", 67, {"N": 7}),
+    ("simple_formation-v1", 2, {"N": 50}),
+    ("simple_reference-v3", 67, {"continuous_actions": True}),
+    ("simple_tag-v3", 67, {"num_agent_neighbors": 2, "curriculum": True, "num_obstacles": 0}),
+    ("simple_tag-v3", 2, {"num_adversaries": 30, "num_good": 20}),
+    ("simple_world_comm-v3", 67, {}),
     ("probe-v0", 37, {}),
     ("probe-v0", 3, {"num_many": 60}),
     ("probe-v0", 2, {"num_many": 100, "neighbors": 70}),
@@ -45,7 +53,7 @@ def main(device: str, steps: int = 4) -> None:
     generator = torch.Generator().manual_seed(0)
     for env_id, copies, params in CASES:
         for mode in ("NEXT_STEP", "SAME_STEP", "DISABLED"):
-            params = {"episode_length": 2, **params}
+            params = {registry.get(env_id).truncate_after: 2, **params}
             env = gpu_marl_envs.make_batched(env_id, copies, device=device, autoreset_mode=mode, **params)
             env.reset()
             for _ in range(steps):

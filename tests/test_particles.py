@@ -27,7 +27,15 @@ SEEDS = st.integers(0, 2**32 - 1)
 # Every entry compiles once; parameters that need no compiling are drawn by hypothesis.
 STEERED = dict(continuous_actions=True)
 SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "collect_treasure-v1": [{}, STEERED | dict(num_collectors=3, num_deposits=3, num_treasures=2)],
     "simple-v3": [{}, STEERED],
+    "simple_adversary-v3": [{}, STEERED | dict(N=4, num_agent_neighbors=6, num_landmark_neighbors=2)],
+    "simple_crypto-v3": [{}, STEERED],
+    "simple_formation-v1": [{}, STEERED | dict(N=1), dict(N=3, terminate_on_success=True)],
+    "simple_line-v1": [{}, STEERED | dict(N=1), dict(N=3, terminate_on_success=True)],
+    "simple_push-v3": [{}, STEERED],
+    "simple_reference-v3": [{}, STEERED],
+    "simple_speaker_listener-v4": [{}, STEERED],
     "simple_spread-v3": [
         {},
         STEERED | dict(N=5, curriculum=True, num_agent_neighbors=2, num_landmark_neighbors=7),
@@ -37,9 +45,14 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {},
         STEERED | dict(num_good=2, num_obstacles=3, curriculum=True, num_agent_neighbors=5, num_landmark_neighbors=2),
         dict(num_good=3, num_adversaries=2, num_obstacles=0, terminate_on_success=True, num_agent_neighbors=2),
-        dict(num_good=12, num_adversaries=24, num_obstacles=1),
+    ],
+    "simple_world_comm-v3": [
+        {},
+        STEERED | dict(num_good=3, num_adversaries=2, num_obstacles=0, num_food=1, num_forests=3),
+        dict(num_good=1, num_adversaries=1, num_obstacles=2, num_food=3, num_forests=0),
     ],
 }
+STAGES = {"curriculum_stage", "present_stage", "step", "episode", "key"}  # what the original has elsewhere
 RATIO = st.floats(0.0, 1.0, width=32)
 DYNAMIC = {env_id: st.fixed_dictionaries(dict(max_cycles=st.integers(1, 6))) for env_id in SETTINGS}
 for env_id in ("simple_spread-v3", "simple_reference-v3"):
@@ -64,6 +77,8 @@ def random_state(declaration: Environment, copies: int, rng: np.random.Generator
         unit = rng.uniform(-1, 1, shape)
         if field.dtype == "int32":
             values = rng.integers(int(field.low), int(field.high) + 1, shape)
+        elif np.isfinite(field.low):
+            values = rng.uniform(field.low, field.high, shape)
         elif field.name in mpe.POSITIONS:
             values = unit * scale.reshape(column) + centre[field.name[-1]].reshape(column)
         else:
@@ -105,7 +120,8 @@ def assert_agrees(actual: Any, expected: Any, what: str) -> None:
     if actual.dtype.kind in "ib":
         np.testing.assert_array_equal(actual, expected, what)
     else:
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5, err_msg=what)
+        known = ~np.isnan(expected)
+        np.testing.assert_allclose(actual[known], expected[known], rtol=1e-5, atol=1e-5, err_msg=what)
 
 
 def copies_of(env: BatchedEnv) -> list[dict[str, np.ndarray]]:
@@ -137,7 +153,9 @@ def check_step(env: BatchedEnv, original: mpe.Original, rng: np.random.Generator
         original.put(before[copy], steps[copy])
         original.foresee(after[copy])
         rewards, is_terminated, is_truncated, margin = original.step(rows(actions, copy))
-        for name, expected in original.read().items():
+        fields = original.read()
+        assert fields.keys() | STAGES == after[copy].keys() | STAGES
+        for name, expected in fields.items():
             assert_agrees(after[copy][name], expected, f"state.{name} of copy {copy}")
         assert truncated[copy] == is_truncated
         if excluded.is_sure(margin):
@@ -149,14 +167,16 @@ def check_step(env: BatchedEnv, original: mpe.Original, rng: np.random.Generator
 def check_injected_states(make: Make, env_id: str, params: dict[str, Any], seed: int, excluded: Excluded) -> None:
     env = make(env_id, COPIES, autoreset_mode="DISABLED", **params)
     rng = np.random.default_rng(seed)
+    original = mpe.ORIGINALS[env_id](env.declaration)
+    states = random_state(env.declaration, COPIES, rng)
+    original.make_possible(states)
     env.reset()
-    for name, values in random_state(env.declaration, COPIES, rng).items():
+    for name, values in states.items():
         getattr(env.state, name).copy_(torch.from_numpy(values))
     env.state.step = torch.from_numpy(rng.integers(0, env.declaration.max_steps, COPIES))
-    original = mpe.ORIGINALS[env_id](env.declaration)
-    observation, states = {name: t.cpu() for name, t in env.observe().items()}, copies_of(env)
-    for copy in range(COPIES):
-        original.put(states[copy], 0)
+    observation = {name: tensor.cpu() for name, tensor in env.observe().items()}
+    for copy, state in enumerate(copies_of(env)):
+        original.put(state, 0)
         check_observations(original, observation, copy, excluded)
     check_step(env, original, rng, excluded)
 
@@ -178,4 +198,5 @@ def test_a_step_from_any_state_is_the_originals(make: Make, env_id: str, static:
         check_injected_states(make, env_id, static | dynamic, seed, excluded)
 
     check()
-    assert excluded.of >= 1000 and excluded.left_out <= 0.005 * excluded.of
+    assert excluded.of >= 1000
+    assert excluded.left_out <= mpe.ORIGINALS[env_id].most_left_out * excluded.of

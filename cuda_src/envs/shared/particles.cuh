@@ -53,6 +53,11 @@ struct Particles : Environment {
     });
   }
 
+  // One of 0, …, count - 1, the `which`-th such choice in a start that scatters `landmarks` landmarks.
+  METHOD int choose(int count, int landmarks, int which = 0) const {
+    return random(num_agents + landmarks + which).integer(count);
+  }
+
   // ---- actions ----
 
   // Where agent i's action drives it, at most 1 in either direction.
