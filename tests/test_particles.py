@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,99 +13,33 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from references import mpe
+from references.particles import MANY_SETTINGS, SETTINGS, cases, copies_of, random_actions, random_state, rows
 
-from gpu_marl_envs.backends.source import persistent_fields
 from gpu_marl_envs.batched import BatchedEnv
-from gpu_marl_envs.spec import Environment
 
 Make = Callable[..., BatchedEnv]
 COPIES = 48
 MARGIN = 1e-5  # comparisons that were decided by less are left out: float32 may decide them otherwise
-PHASES = [Phase.explicit, Phase.reuse, Phase.generate]  # smaller states would say no more
 SEEDS = st.integers(0, 2**32 - 1)
-
-# Every entry compiles once; parameters that need no compiling are drawn by hypothesis.
-STEERED = dict(continuous_actions=True)
-SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "collect_treasure-v1": [{}, STEERED | dict(num_collectors=3, num_deposits=3, num_treasures=2)],
-    "simple-v3": [{}, STEERED],
-    "simple_adversary-v3": [{}, STEERED | dict(N=4, num_agent_neighbors=6, num_landmark_neighbors=2)],
-    "simple_crypto-v3": [{}, STEERED],
-    "simple_formation-v1": [{}, STEERED | dict(N=1), dict(N=3, terminate_on_success=True)],
-    "simple_line-v1": [{}, STEERED | dict(N=1), dict(N=3, terminate_on_success=True)],
-    "simple_push-v3": [{}, STEERED],
-    "simple_reference-v3": [{}, STEERED],
-    "simple_speaker_listener-v4": [{}, STEERED],
-    "simple_spread-v3": [
-        {},
-        STEERED | dict(N=5, curriculum=True, num_agent_neighbors=2, num_landmark_neighbors=7),
-        dict(N=2, terminate_on_success=True, num_landmark_neighbors=1),
-    ],
-    "simple_tag-v3": [
-        {},
-        STEERED | dict(num_good=2, num_obstacles=3, curriculum=True, num_agent_neighbors=5, num_landmark_neighbors=2),
-        dict(num_good=3, num_adversaries=2, num_obstacles=0, terminate_on_success=True, num_agent_neighbors=2),
-    ],
-    "simple_world_comm-v3": [
-        {},
-        STEERED | dict(num_good=3, num_adversaries=2, num_obstacles=0, num_food=1, num_forests=3),
-        dict(num_good=1, num_adversaries=1, num_obstacles=2, num_food=3, num_forests=0),
-    ],
-}
-STAGES = {"curriculum_stage", "present_stage", "step", "episode", "key"}  # what the original has elsewhere
-RATIO = st.floats(0.0, 1.0, width=32)
-DYNAMIC = {env_id: st.fixed_dictionaries(dict(max_cycles=st.integers(1, 6))) for env_id in SETTINGS}
-for env_id in ("simple_spread-v3", "simple_reference-v3"):
-    DYNAMIC[env_id] = st.fixed_dictionaries(dict(max_cycles=st.integers(1, 6), local_ratio=RATIO))
-CASES = [
-    pytest.param(env_id, static, id=f"{env_id}-{number}")
-    for env_id, settings_ in SETTINGS.items()
-    for number, static in enumerate(settings_)
-]
-every_case = pytest.mark.parametrize(("env_id", "static"), CASES)
+PHASES = [Phase.explicit, Phase.reuse, Phase.generate]  # smaller states would say no more
+ELSEWHERE = {"curriculum_stage", "present_stage", "step", "episode", "key"}  # what the original keeps in other places
 
 
-def random_state(declaration: Environment, copies: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """States of every kind: spread out or crowded, near the middle or far away, slow or fast."""
-    scale = rng.choice([0.1, 0.3, 1.0, 3.0], copies, p=[0.25, 0.25, 0.4, 0.1])
-    centre = {axis: rng.uniform(-1, 1, copies) * (scale < 1) for axis in "xy"}
-    speed = rng.choice([0.0, 1.0, 3.0], copies)
-    state = {}
-    for field in persistent_fields(declaration):
-        shape = (copies, *[declaration.num_agents] * (field.per == "agent"), *field.shape)
-        column = (copies, *[1] * (len(shape) - 1))
-        unit = rng.uniform(-1, 1, shape)
-        if field.dtype == "int32":
-            values = rng.integers(int(field.low), int(field.high) + 1, shape)
-        elif np.isfinite(field.low):
-            values = rng.uniform(field.low, field.high, shape)
-        elif field.name in mpe.POSITIONS:
-            values = unit * scale.reshape(column) + centre[field.name[-1]].reshape(column)
-        else:
-            values = unit * speed.reshape(column)
-        state[field.name] = values.astype(field.dtype)
-    return state
+def dynamic(env_id: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Parameters that need no compiling."""
+    parameters: dict[str, st.SearchStrategy[Any]] = dict(max_cycles=st.integers(1, 6))
+    if env_id in ("simple_spread-v3", "simple_reference-v3"):
+        parameters["local_ratio"] = st.floats(0.0, 1.0, width=32)
+    return st.fixed_dictionaries(parameters)
 
 
-def random_actions(env: BatchedEnv, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Actions of every agent, by group; continuous ones in every proportion, at the limits and beyond them."""
-    actions = {}
-    for name, group in env.groups.items():
-        shape = (env.num_envs, group.size, *group.action_shape)
-        if group.action_counts:
-            actions[name] = rng.integers(0, group.action_counts[0], shape)
-        else:
-            kinds = [rng.random(shape), rng.integers(0, 2, shape), rng.normal(0, 100, shape), np.zeros(shape)]
-            actions[name] = np.choose(rng.integers(0, len(kinds), shape[:2])[..., None], kinds).astype(np.float32)
-    return actions
+@dataclass
+class Tally:
+    """Comparisons with the original: how many, how many of them left out, and how many found a success."""
 
-
-@dataclasses.dataclass
-class Excluded:
-    """Comparisons with the original that are left out, of how many."""
-
-    left_out: int = 0
     of: int = 0
+    left_out: int = 0
+    terminated: int = 0
 
     def is_sure(self, margin: float) -> bool:
         self.of += 1
@@ -114,7 +48,7 @@ class Excluded:
 
 
 def assert_agrees(actual: Any, expected: Any, what: str) -> None:
-    """Equal if integers; else within float32 rounding: 1e-5, relative or near zero absolute."""
+    """Equal if integers; else within float32 rounding: 1e-5, relative or near zero absolute. NaN agrees with all."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape, what
     if actual.dtype.kind in "ib":
@@ -124,61 +58,77 @@ def assert_agrees(actual: Any, expected: Any, what: str) -> None:
         np.testing.assert_allclose(actual[known], expected[known], rtol=1e-5, atol=1e-5, err_msg=what)
 
 
-def copies_of(env: BatchedEnv) -> list[dict[str, np.ndarray]]:
-    """The present state, copy by copy."""
-    fields = {name: tensor.cpu().numpy().copy() for name, tensor in env.state.fields().items()}
-    return [{name: array[copy] for name, array in fields.items()} for copy in range(env.num_envs)]
+def on_cpu(groups: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.cpu().clone() for name, tensor in groups.items()}
 
 
-def rows(groups: dict[str, Any], copy: int) -> list[np.ndarray]:
-    """One copy's entries of all agents, in order, of what is given by group."""
-    return [row for tensor in groups.values() for row in np.asarray(tensor)[copy]]
+def take_step(env: BatchedEnv, actions: dict[str, np.ndarray]) -> tuple[Any, ...]:
+    """Observations, rewards and terminations by group on the CPU, truncations."""
+    result = env.step({name: torch.from_numpy(array).to(env.device) for name, array in actions.items()})
+    return (*map(on_cpu, result[:3]), result[3].tolist())
 
 
-def check_observations(original: mpe.Original, observation: dict[str, Any], copy: int, orders: Excluded) -> None:
+def check_observations(original: mpe.Original, observation: dict[str, Any], copy: int, tally: Tally) -> None:
     expected_rows, margin = original.observe()
-    if orders.is_sure(margin):
+    if tally.is_sure(margin):
         for row, expected in zip(rows(observation, copy), expected_rows, strict=True):
             assert_agrees(row, expected, f"an observation in copy {copy}")
 
 
-def check_step(env: BatchedEnv, original: mpe.Original, rng: np.random.Generator, excluded: Excluded) -> None:
-    """Steps both from the present states of ``env`` and compares everything that the step gives."""
-    before, steps = copies_of(env), env.state.step.tolist()
-    actions = random_actions(env, rng)
-    result = env.step({name: torch.from_numpy(array).to(env.device) for name, array in actions.items()})
-    observation, reward, terminated = ({name: t.cpu() for name, t in part.items()} for part in result[:3])
-    after, truncated = copies_of(env), result[3].tolist()
-    for copy in range(env.num_envs):
-        original.put(before[copy], steps[copy])
-        original.foresee(after[copy])
-        rewards, is_terminated, is_truncated, margin = original.step(rows(actions, copy))
-        fields = original.read()
-        assert fields.keys() | STAGES == after[copy].keys() | STAGES
-        for name, expected in fields.items():
-            assert_agrees(after[copy][name], expected, f"state.{name} of copy {copy}")
-        assert truncated[copy] == is_truncated
-        if excluded.is_sure(margin):
-            assert_agrees(np.array(rows(reward, copy)), np.array(rewards), f"the rewards in copy {copy}")
-            assert all(left == is_terminated for left in rows(terminated, copy))
-        check_observations(original, observation, copy, excluded)
+def check_outcome(
+    original: mpe.Original,
+    outcome: mpe.Outcome,
+    after: dict[str, np.ndarray],
+    result: tuple[Any, ...],
+    copy: int,
+    tally: Tally,
+) -> None:
+    """Compares all that a step gave: the original, which took it, with our state ``after`` it and its ``result``."""
+    observation, reward, terminated, truncated = result
+    fields = original.read()
+    assert fields.keys() | ELSEWHERE == after.keys() | ELSEWHERE
+    for name, expected in fields.items():
+        assert_agrees(after[name], expected, f"state.{name} of copy {copy}")
+    assert truncated[copy] == outcome.truncated
+    if tally.is_sure(outcome.margin):
+        assert_agrees(np.array(rows(reward, copy)), np.array(outcome.rewards), f"the rewards in copy {copy}")
+        assert all(left == outcome.terminated for left in rows(terminated, copy))
+        tally.terminated += outcome.terminated
+    check_observations(original, observation, copy, tally)
 
 
-def check_injected_states(make: Make, env_id: str, params: dict[str, Any], seed: int, excluded: Excluded) -> None:
+def check_injected_states(make: Make, env_id: str, params: dict[str, Any], seed: int, tally: Tally) -> None:
     env = make(env_id, COPIES, autoreset_mode="DISABLED", **params)
     rng = np.random.default_rng(seed)
     original = mpe.ORIGINALS[env_id](env.declaration)
     states = random_state(env.declaration, COPIES, rng)
-    original.make_possible(states)
+    original.make_possible(states, rng)
     env.reset()
     for name, values in states.items():
         getattr(env.state, name).copy_(torch.from_numpy(values))
     env.state.step = torch.from_numpy(rng.integers(0, env.declaration.max_steps, COPIES))
-    observation = {name: tensor.cpu() for name, tensor in env.observe().items()}
-    for copy, state in enumerate(copies_of(env)):
-        original.put(state, 0)
-        check_observations(original, observation, copy, excluded)
-    check_step(env, original, rng, excluded)
+    before, observation = copies_of(env), on_cpu(env.observe())
+    actions = random_actions(env, rng)
+    result, after = take_step(env, actions), copies_of(env)
+    for copy in range(COPIES):
+        original.put(before[copy], int(before[copy]["step"]))
+        check_observations(original, observation, copy, tally)
+        original.foresee(after[copy])
+        check_outcome(original, original.step(rows(actions, copy)), after[copy], result, copy, tally)
+
+
+def check_many(make: Make, env_id: str, static: dict[str, Any], examples: int) -> None:
+    tally = Tally()
+
+    @given(dynamic=dynamic(env_id), seed=SEEDS)
+    @settings(max_examples=examples, phases=PHASES)
+    def check(dynamic: dict[str, Any], seed: int) -> None:
+        check_injected_states(make, env_id, static | dynamic, seed, tally)
+
+    check()
+    assert tally.of >= 3 * COPIES * examples
+    assert tally.left_out <= mpe.ORIGINALS[env_id].most_left_out * tally.of
+    assert (tally.terminated > 0) == static.get("terminate_on_success", False)
 
 
 # ---- the tests ----
@@ -188,15 +138,44 @@ def test_the_originals_are_of_the_version_that_is_named() -> None:
     assert importlib.metadata.version("mpe2") == mpe.VERSION == "1.1.1"
 
 
-@every_case
+@cases(SETTINGS)
 def test_a_step_from_any_state_is_the_originals(make: Make, env_id: str, static: dict[str, Any]) -> None:
-    excluded = Excluded()
+    check_many(make, env_id, static, examples=12)
 
-    @given(dynamic=DYNAMIC[env_id], seed=SEEDS)
-    @settings(max_examples=12, phases=PHASES)
-    def check(dynamic: dict[str, Any], seed: int) -> None:
-        check_injected_states(make, env_id, static | dynamic, seed, excluded)
 
-    check()
-    assert excluded.of >= 1000
-    assert excluded.left_out <= mpe.ORIGINALS[env_id].most_left_out * excluded.of
+@pytest.mark.slow
+@cases({env_id: SETTINGS[env_id] + MANY_SETTINGS.get(env_id, []) for env_id in SETTINGS})
+def test_a_step_from_many_states_is_the_originals(make: Make, env_id: str, static: dict[str, Any]) -> None:
+    check_many(make, env_id, static, examples=60)
+
+
+@pytest.mark.parametrize("env_id", SETTINGS)
+def test_whole_episodes_are_the_originals(make: Make, env_id: str) -> None:
+    """From the start to the end, wherever the original itself does not make a rounding error 20 times larger."""
+    copies = 24
+    env = make(env_id, copies, seed=3, autoreset_mode="DISABLED")
+    rng = np.random.default_rng(3)
+    env.reset()
+    states, plays = [copies_of(env)], []
+    for _ in range(env.declaration.max_steps):
+        actions = random_actions(env, rng)
+        plays.append((actions, take_step(env, actions)))
+        states.append(copies_of(env))
+    original, shifted = (mpe.ORIGINALS[env_id](env.declaration) for _ in range(2))
+    compared = 0
+    for copy in range(copies):
+        start, tally = states[0][copy], Tally()
+        nudged = {name: values * (1 + 1e-6) if values.dtype.kind == "f" else values for name, values in start.items()}
+        original.put(start, 0)
+        shifted.put(nudged, 0)
+        for (actions, result), after in zip(plays, states[1:], strict=True):
+            for world in (original, shifted):
+                world.foresee(after[copy])
+            outcome, other = (world.step(rows(actions, copy)) for world in (original, shifted))
+            truth, moved = original.read(), shifted.read()
+            apart = max(np.nanmax(np.abs(moved[name] - values), initial=0.0) for name, values in truth.items())
+            if min(outcome.margin, other.margin) < 1e-4 or apart > 2e-5:
+                break
+            check_outcome(original, outcome, after[copy], result, copy, tally)
+            compared += 1
+    assert compared > 0.6 * copies * env.declaration.max_steps

@@ -10,7 +10,7 @@ import importlib
 import itertools
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,16 @@ from gpu_marl_envs.backends.source import persistent_fields
 from gpu_marl_envs.spec import Environment
 
 VERSION = "1.1.1"  # of mpe2
-POSITIONS = ("x", "y", "landmark_x", "landmark_y")
 Fields = dict[str, np.ndarray]
+
+
+class Outcome(NamedTuple):
+    """What a step gives, of one copy; the margin is that of rewards and termination."""
+
+    rewards: list[float]
+    terminated: bool
+    truncated: bool
+    margin: float
 
 
 class Original:
@@ -77,8 +85,8 @@ class Original:
         observations = [self.scenario.observation(agent, self.world) for agent in self.world.agents]
         return observations, min(self._margin, self.closest_order())
 
-    def step(self, actions: list[Any]) -> tuple[list[float], bool, bool, float]:
-        """Rewards, whether the episode was terminated, whether it was truncated, and the margin of the two first."""
+    def step(self, actions: list[Any]) -> Outcome:
+        """Takes a step, one action for each agent."""
         env = self.env
         self._margin = math.inf
         for action in actions:
@@ -87,7 +95,7 @@ class Original:
         flags = [set(values.values()) for values in (env.terminations, env.truncations)]
         assert all(len(values) == 1 for values in flags)
         rewards = [env.rewards[agent] for agent in env.possible_agents]
-        return rewards, flags[0].pop(), flags[1].pop(), min(self._margin, self.closest_comparison())
+        return Outcome(rewards, flags[0].pop(), flags[1].pop(), min(self._margin, self.closest_comparison()))
 
     def read(self) -> Fields:
         """The state fields that it has, in float64 or as integers."""
@@ -119,8 +127,8 @@ class Original:
         if state.get("curriculum_stage", np.zeros(0)).ndim == 0:
             self.scenario.set_curriculum_stage(int(state.get("present_stage", state["curriculum_stage"])))
 
-    def make_possible(self, states: Fields) -> None:
-        """Changes random ``states`` of many copies to such as may occur."""
+    def make_possible(self, states: Fields, rng: np.random.Generator) -> None:
+        """Changes random ``states`` of many copies to such as may occur, or would seldom occur at random."""
 
     def put_more(self, state: Fields) -> None:
         """Puts in what not all environments have."""
@@ -227,6 +235,15 @@ class Assigned(Original):
     farthest distance does, and so may the threshold; hence all assignments that are nearly best must agree on these.
     """
 
+    def make_possible(self, states: Fields, rng: np.random.Generator) -> None:
+        """Puts the agents of half of the copies near their targets, in any order."""
+        for copy in range(0, len(states["x"]), 2):
+            self.put({name: values[copy] for name, values in states.items()}, 0)
+            targets = rng.permutation(self.targets())
+            targets += rng.uniform(-0.05, 0.05, targets.shape) * rng.choice([0.3, 1.0])
+            states["x"][copy], states["y"][copy] = targets.T
+            states["velocity_x"][copy] = states["velocity_y"][copy] = 0.0
+
     def targets(self) -> list[np.ndarray]:
         """Where the targets are."""
         raise NotImplementedError
@@ -282,9 +299,11 @@ class Line(Assigned):
 
 
 class Treasure(Original):
-    """Collectors hold something, and treasures come back somewhere."""
+    """Collectors hold something, treasures come back somewhere, and observations sort all of them by distance."""
 
-    def make_possible(self, states: Fields) -> None:
+    most_left_out = 0.02
+
+    def make_possible(self, states: Fields, rng: np.random.Generator) -> None:
         states["holding"][:, self.world.num_collectors :] = -1
 
     def put_more(self, state: Fields) -> None:
