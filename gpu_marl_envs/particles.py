@@ -125,7 +125,8 @@ class Particles(Environment):
         scale = 1.0 if self.dynamic_rescaling else reach * SHOWN
         for disc in discs:
             canvas.circle(disc.x, disc.y, disc.radius * scale, _colour(disc.colour))
-            canvas.circle(disc.x, disc.y, disc.radius * scale, INK, width=1)
+            if disc.radius * scale > 4 * canvas.pixel:  # a smaller one would be nothing but its outline
+                canvas.circle(disc.x, disc.y, disc.radius * scale, INK, width=1)
         spoken = [f"{agent} says {_spelled(said)}" for agent, said in self.words(state).items()]
         for line, text in enumerate(reversed(spoken)):
             canvas.text(-0.95 * reach, (-0.95 + 0.06 * line) * reach, text, size=16, anchor="bottomleft")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_marl_envs.particles import DARK, Disc, Particles
+from gpu_marl_envs.particles import DARK, Disc, Particles, Shade
 from gpu_marl_envs.spec import Field, Group
 
 
@@ -70,7 +70,8 @@ class SimpleCrypto(Particles):
         return dict(zip(self.agent_names, state["communication"], strict=True))
 
     def discs(self, state: Mapping[str, Any]) -> list[Disc]:
-        """Eve in red below Bob, in the colour of the message, and dark Alice."""
-        message = (1.0, 0.0, 0.0) if state["goal"] == 0 else (0.0, 1.0, 0.0)
-        looks = ((0.0, -0.6, (0.75, 0.25, 0.25)), (0.6, 0.3, message), (-0.6, 0.3, DARK))
+        """The two messages, dark Alice, Bob in the colour of his message, and Eve in red below."""
+        messages: tuple[Shade, ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+        agents = ((-0.8, 0.2, DARK), (0.8, 0.2, messages[int(state["goal"])]), (0.0, -0.6, (0.75, 0.25, 0.25)))
+        looks = ((-0.2, 0.8, messages[0]), (0.2, 0.8, messages[1]), *agents)
         return [Disc(x, y, 0.05, shade) for x, y, shade in looks]
