@@ -135,13 +135,34 @@ struct Particles : Environment {
 
   // Calls visit(slot, k, offset) for each slot of an observation of `count` bodies, body k lying at offset(k): for all
   // in order, or with a `limit` for so many of the nearest, nearest first (ties to the lowest index). In slots that are
-  // left over k is -1 and the offset 0.
+  // left over, and for bodies that are infinitely far away, k is -1 and the offset 0.
   template <class Row, class Offset, class Visit>
   METHOD void each_seen(Row& row, int count, int limit, Offset offset, Visit visit) const {
-    if (limit == 0) {
+    if (limit == 0)
       row.each(count, [&](int k) { visit(k, k, offset(k)); });
-      return;
+    else if (4 * limit >= count)
+      each_ranked(count, limit, offset, visit);
+    else
+      each_nearest(count, limit, offset, visit);
+  }
+
+  // Comparing all bodies with all needs no branches, which pays unless few of many are wanted.
+  template <class Offset, class Visit>
+  METHOD void each_ranked(int count, int limit, Offset offset, Visit visit) const {
+    for (int k = 0; k < count; ++k) {
+      const float distance = square_length(offset(k));
+      int rank = 0;
+      for (int j = 0; j < count; ++j) {
+        const float of_other = square_length(offset(j));
+        rank += int(of_other < distance) | (int(of_other == distance) & int(j < k));
+      }
+      if (rank < limit) visit_seen(rank, distance < infinity ? k : -1, offset, visit);
     }
+    for (int slot = count; slot < limit; ++slot) visit_seen(slot, -1, offset, visit);
+  }
+
+  template <class Offset, class Visit>
+  METHOD void each_nearest(int count, int limit, Offset offset, Visit visit) const {
     float past = -1.0f;  // square of the distance, and index, of the body before
     int before = -1;
     for (int slot = 0; slot < limit; ++slot) {
@@ -154,9 +175,14 @@ struct Particles : Environment {
         least = distance;
         closest = k;
       }
-      visit(slot, closest, closest < 0 ? Vector{0.0f, 0.0f} : offset(closest));
+      visit_seen(slot, closest, offset, visit);
       past = least;
       before = closest;
     }
+  }
+
+  template <class Offset, class Visit>
+  METHOD static void visit_seen(int slot, int k, Offset& offset, Visit& visit) {
+    visit(slot, k, k < 0 ? Vector{0.0f, 0.0f} : offset(k));
   }
 };
