@@ -48,6 +48,9 @@ class Particles(Environment):
     max_cycles: int = param(25, "longest episode", low=1, unit="steps")
     continuous_actions: bool = param(False, "an action is how much of each move and word, else which one")
     dynamic_rescaling: bool = param(True, "bodies shrink in a picture that shows a larger area", dynamics=False)
+    benchmark_data: bool = param(
+        False, 'PettingZoo\'s infos hold "benchmark_data", what the original reports of each agent', dynamics=False
+    )
 
     def group(self, name: str, size: int, observation: int, *, words: int = 0, moves: int = MOVES) -> Group:
         """Agents that observe ``observation`` floats, move if ``moves`` is not 0, and say one of so many ``words``."""
@@ -97,6 +100,19 @@ class Particles(Environment):
             *(Field(name, "int32", doc, scratch=True) for name, doc in indices),
         )
 
+    # ---- infos ----
+
+    @property
+    def has_infos(self) -> bool:
+        return self.benchmark_data
+
+    def infos(self, state: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+        return {agent: {"benchmark_data": self.report(i, state)} for i, agent in enumerate(self.agent_names)}
+
+    def report(self, i: int, state: Mapping[str, np.ndarray]) -> Any:
+        """What the original reports of agent ``i``, in its types; ``{}`` where it reports nothing."""
+        return {}
+
     # ---- pictures ----
 
     def discs(self, state: Mapping[str, Any]) -> list[Disc]:
@@ -133,6 +149,21 @@ class Particles(Environment):
         name = self.id.rpartition("-v")[0].replace("_", " ")
         step = f"step {int(state['step'])} / {self.max_steps}"
         canvas.title(f"{name}    {step}", short=step)
+
+
+def agent_places(state: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The agents' positions, float64 ``[num_agents, 2]``."""
+    return np.stack([state["x"], state["y"]], axis=-1).astype(np.float64)
+
+
+def landmark_places(state: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The landmarks' positions, float64 ``[landmarks, 2]``."""
+    return np.stack([state["landmark_x"], state["landmark_y"]], axis=-1).astype(np.float64)
+
+
+def distances(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """From each place of ``[n, 2]`` to each of ``[m, 2]``: ``[n, m]``."""
+    return np.linalg.norm(here[:, None] - there, axis=-1)
 
 
 def _colour(shade: Shade) -> Colour:

@@ -32,7 +32,7 @@ Make = Callable[..., BatchedEnv]
 def test_arguments_and_defaults_are_the_originals(env_id: str) -> None:
     module = importlib.import_module("mpe2." + env_id.replace("-", "_"))
     theirs = {name: p.default for name, p in inspect.signature(module.raw_env.__init__).parameters.items()}
-    for name in ("self", "render_mode", "benchmark_data"):
+    for name in ("self", "render_mode"):
         del theirs[name]
     ours = {parameter.name: parameter.default for parameter in registry.get(env_id).parameters()}
     assert ours == theirs and all(type(ours[name]) is type(theirs[name]) for name in ours)
@@ -46,6 +46,44 @@ def test_agents_and_spaces_are_the_originals(env_id: str, static: dict[str, Any]
     for agent in ours.possible_agents:
         assert ours.observation_space(agent) == theirs.observation_space(agent), agent
         assert ours.action_space(agent) == theirs.action_space(agent), agent
+    ours.close()
+
+
+# ---- infos ----
+
+
+def numbers(report: Any) -> np.ndarray:
+    """All that a report says, NaN for None."""
+    parts = report if isinstance(report, tuple) else (report,)
+    return np.hstack([[], *(np.nan if part is None else part for part in parts if not isinstance(part, dict))])
+
+
+@every_environment
+def test_infos_report_what_the_original_does(env_id: str) -> None:
+    ours = parallel_env(env_id, seed=4, benchmark_data=True, max_cycles=40)
+    original = mpe.ORIGINALS[env_id](ours.declaration)
+    ours.reset()
+    assert not any(parallel_env(env_id).reset()[1].values())
+    rng, compared = np.random.default_rng(4), 0
+    for _ in range(40):
+        actions = {agent: int(rng.integers(ours.action_space(agent).n)) for agent in ours.agents}
+        if "x" in ours.batched.state.fields():  # everyone together, so that there is something to report
+            ours.batched.state.x *= 0.8
+            ours.batched.state.y *= 0.8
+        before = copies_of(ours.batched)[0]
+        *_, infos = ours.step(actions)
+        original.put(before, 0)
+        original.foresee(copies_of(ours.batched)[0])
+        if original.step(list(actions.values())).margin < 1e-5:
+            continue
+        for agent, info in infos.items():
+            expected = original.env.infos[agent]
+            assert info.keys() == expected.keys() == {"benchmark_data"}
+            report, truth = info["benchmark_data"], expected["benchmark_data"]
+            assert isinstance(report, tuple) == isinstance(truth, tuple)
+            np.testing.assert_allclose(numbers(report), numbers(truth), rtol=1e-5, atol=1e-5)
+            compared += 1
+    assert compared > 30
     ours.close()
 
 

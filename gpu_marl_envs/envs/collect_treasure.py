@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gpu_marl_envs.particles import Disc, Look, Particles, Shade
 from gpu_marl_envs.spec import Field, Group, param
 
@@ -57,8 +59,7 @@ class CollectTreasure(Particles):
     Truncates after `max_cycles` steps.
 
     ## Source
-    `collect_treasure_v1` of the Python package mpe2 1.1.1: from equal states both take equal steps. Of its arguments,
-    `benchmark_data` is left out.
+    `collect_treasure_v1` of the Python package mpe2 1.1.1: from equal states both take equal steps.
 
     ## Version history
     - v1: first version here; as in mpe2.
@@ -87,6 +88,13 @@ class CollectTreasure(Particles):
         size = 4 + others * (4 + 2 * types) + self.num_treasures * (2 + types)
         collectors = self.group("collector", self.num_collectors, size + types)
         return collectors, self.group("deposit", self.num_deposits, size)
+
+    def report(self, i: int, state: Mapping[str, np.ndarray]) -> tuple[int | None, int]:
+        """What a collector holds, or how many hold something for a deposit; and how many treasures there are."""
+        there, holding = int((state["treasure"] >= 0).sum()), state["holding"]
+        if i >= self.num_collectors:
+            return int((holding[: self.num_collectors] == i - self.num_collectors).sum()), there
+        return int(holding[i]) if holding[i] >= 0 else None, there
 
     def discs(self, state: Mapping[str, Any]) -> list[Disc]:
         """Treasures in the colours of their types, dark deposits, and collectors with the colour of what they hold."""

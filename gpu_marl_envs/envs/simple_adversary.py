@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_marl_envs.particles import BLUE, RED, Disc, Particles
+import numpy as np
+
+from gpu_marl_envs.particles import BLUE, RED, Disc, Particles, agent_places, distances, landmark_places
 from gpu_marl_envs.spec import Field, Group, param
 
 
@@ -40,8 +42,7 @@ class SimpleAdversary(Particles):
     Truncates after `max_cycles` steps.
 
     ## Source
-    `simple_adversary_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps. Of its arguments,
-    `benchmark_data` is left out.
+    `simple_adversary_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps.
 
     ## Version history
     - v3: first version here; as in mpe2.
@@ -64,6 +65,12 @@ class SimpleAdversary(Particles):
         """The adversary, then the agents."""
         size = 2 * (self.num_landmark_neighbors or self.N) + 2 * (self.num_agent_neighbors or self.N)
         return self.group("adversary", 1, size), self.group("agent", self.N, size + 2)
+
+    def report(self, i: int, state: Mapping[str, np.ndarray]) -> float | tuple[float, ...]:
+        """Squared distances: of the adversary to the goal; of an agent to all landmarks, then to the goal."""
+        squares = distances(agent_places(state)[[i]], landmark_places(state))[0] ** 2
+        to_goal = float(squares[int(state["goal"])])
+        return to_goal if i == 0 else (*squares.tolist(), to_goal)
 
     def discs(self, state: Mapping[str, Any]) -> list[Disc]:
         """Dark landmarks, the goal in green, a red adversary and blue agents."""

@@ -41,8 +41,8 @@ class SimpleCrypto(Particles):
     Truncates after `max_cycles` steps.
 
     ## Source
-    `simple_crypto_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps. Of its arguments,
-    `benchmark_data` is left out. It also has positions, which nobody observes and nothing depends on.
+    `simple_crypto_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps. That one also has
+    positions, which nobody observes and nothing depends on.
 
     ## Version history
     - v3: first version here; as in mpe2.
@@ -64,6 +64,10 @@ class SimpleCrypto(Particles):
         return tuple(
             self.group(name, 1, size, words=4, moves=0) for name, size in (("eve", 4), ("bob", 8), ("alice", 8))
         )
+
+    def report(self, i: int, state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """What the agent says, and the message."""
+        return state["communication"][i].astype(np.float64), np.eye(4)[int(state["goal"])]
 
     def words(self, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """All of them speak."""

@@ -40,8 +40,7 @@ class SimpleFormation(Particles):
     to its target than 0.05.
 
     ## Source
-    `simple_formation_v1` of the Python package mpe2 1.1.1: from equal states both take equal steps. Of its arguments,
-    `benchmark_data` is left out.
+    `simple_formation_v1` of the Python package mpe2 1.1.1: from equal states both take equal steps.
 
     ## Version history
     - v1: first version here; as in mpe2.

@@ -39,8 +39,7 @@ class SimplePush(Particles):
     Truncates after `max_cycles` steps.
 
     ## Source
-    `simple_push_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps. Of its arguments,
-    `benchmark_data` is left out.
+    `simple_push_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps.
 
     ## Version history
     - v3: first version here; as in mpe2.

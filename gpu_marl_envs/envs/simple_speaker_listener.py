@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_marl_envs.particles import DARK, Disc, Particles, Shade
+from gpu_marl_envs.particles import DARK, Disc, Particles, Shade, agent_places, distances, landmark_places
 from gpu_marl_envs.spec import Field, Group
 
 COLOURS: tuple[Shade, ...] = ((0.65, 0.15, 0.15), (0.15, 0.65, 0.15), (0.15, 0.15, 0.65))
@@ -44,8 +44,7 @@ class SimpleSpeakerListener(Particles):
     Truncates after `max_cycles` steps.
 
     ## Source
-    `simple_speaker_listener_v4` of the Python package mpe2 1.1.1: from equal states both take equal steps. Of its
-    arguments, `benchmark_data` is left out.
+    `simple_speaker_listener_v4` of the Python package mpe2 1.1.1: from equal states both take equal steps.
 
     ## Version history
     - v4: first version here; as in mpe2.
@@ -63,6 +62,10 @@ class SimpleSpeakerListener(Particles):
     def groups(self) -> tuple[Group, ...]:
         """The speaker, then the listener."""
         return self.group("speaker", 1, 3, words=3, moves=0), self.group("listener", 1, 11)
+
+    def report(self, i: int, state: Mapping[str, np.ndarray]) -> float:
+        """The reward."""
+        return -float(distances(agent_places(state), landmark_places(state))[1, int(state["goal"])] ** 2)
 
     def words(self, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The speaker speaks."""

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_marl_envs.particles import BLUE, DARK, Disc, Particles
+import numpy as np
+
+from gpu_marl_envs.particles import BLUE, DARK, Disc, Particles, agent_places, distances, landmark_places
 from gpu_marl_envs.spec import Field, Group, param
 
 
@@ -43,8 +45,8 @@ class SimpleSpread(Particles):
     agent within 0.1.
 
     ## Source
-    `simple_spread_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps. Of its arguments,
-    `benchmark_data` is left out; its methods for the curriculum are the state field.
+    `simple_spread_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps. The curriculum is the
+    one that mpe2 documents; its own methods for it leave the stage at 0.
 
     ## Version history
     - v3: first version here; as in mpe2.
@@ -71,6 +73,14 @@ class SimpleSpread(Particles):
         landmarks = self.num_landmark_neighbors or self.N
         others = self.num_agent_neighbors or self.N - 1
         return (self.group("agent", self.N, 4 + 2 * landmarks + 4 * others),)
+
+    def report(self, i: int, state: Mapping[str, np.ndarray]) -> tuple[float, int, float, int]:
+        """Reward with an equal weight for all, agents touched, distances to the landmarks summed up, those covered."""
+        agents = agent_places(state)
+        nearest = distances(agents, landmark_places(state)).min(axis=0)
+        touched = int((distances(agents[[i]], agents) < 0.3).sum()) - 1
+        far = float(nearest.sum())
+        return -far - touched, touched, far, int((nearest < 0.1).sum())
 
     def discs(self, state: Mapping[str, Any]) -> list[Disc]:
         """Dark landmarks, blue agents."""

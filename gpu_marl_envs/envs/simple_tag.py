@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_marl_envs.particles import DARK, GREEN, RED, Disc, Particles
+import numpy as np
+
+from gpu_marl_envs.particles import DARK, GREEN, RED, Disc, Particles, agent_places, distances
 from gpu_marl_envs.spec import Field, Group, param
 
 
@@ -47,8 +49,8 @@ class SimpleTag(Particles):
     by an adversary.
 
     ## Source
-    `simple_tag_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps. Of its arguments,
-    `benchmark_data` is left out; its methods for the curriculum are the state field.
+    `simple_tag_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps. The curriculum is the
+    one that mpe2 documents; its own methods for it leave the stage at 0.
 
     ## Version history
     - v3: first version here; as in mpe2.
@@ -85,6 +87,11 @@ class SimpleTag(Particles):
             self.group("adversary", self.num_adversaries, size),
             self.group("agent", self.num_good, size - 2 * (self.num_agent_neighbors is None)),
         )
+
+    def report(self, i: int, state: Mapping[str, np.ndarray]) -> int:
+        """The agents that an adversary touches."""
+        agents, first = agent_places(state), self.num_adversaries
+        return int((distances(agents[[i]], agents[first:]) < 0.125).sum()) if i < first else 0
 
     def discs(self, state: Mapping[str, Any]) -> list[Disc]:
         """Dark obstacles, red adversaries, green agents."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_marl_envs.particles import DARK, Disc, Particles
+from gpu_marl_envs.particles import DARK, Disc, Particles, agent_places, distances
 from gpu_marl_envs.spec import Field, Group, param
 
 
@@ -46,8 +46,7 @@ class SimpleWorldComm(Particles):
     Truncates after `max_cycles` steps.
 
     ## Source
-    `simple_world_comm_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps. Of its arguments,
-    `benchmark_data` is left out.
+    `simple_world_comm_v3` of the Python package mpe2 1.1.1: from equal states both take equal steps.
 
     ## Version history
     - v3: first version here; as in mpe2.
@@ -79,6 +78,11 @@ class SimpleWorldComm(Particles):
             self.group("agent", self.num_good, hunter - 6),
         )
         return tuple(group for group in groups if group.size > 0)
+
+    def report(self, i: int, state: Mapping[str, np.ndarray]) -> int:
+        """The agents that an adversary touches."""
+        agents, first = agent_places(state), self.num_adversaries
+        return int((distances(agents[[i]], agents[first:]) < 0.12).sum()) if i < first else 0
 
     def words(self, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The leader speaks."""
