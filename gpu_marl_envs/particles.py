@@ -66,8 +66,8 @@ class Particles(Environment):
             for name, doc in (
                 ("x", "position"),
                 ("y", "position"),
-                ("velocity_x", "change of x in ten steps"),
-                ("velocity_y", "change of y in ten steps"),
+                ("velocity_x", "change of x in ten steps, a unit of time"),
+                ("velocity_y", "change of y in ten steps, a unit of time"),
             )
         )
         fields += tuple(

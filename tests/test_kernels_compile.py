@@ -25,6 +25,8 @@ CROWDS: dict[str, list[dict[str, Any]]] = {
         {"num_taggers": 10, "num_runners": 100, "use_full_observation": False, "num_other_agents_observed": 10},
         {"num_taggers": 1000, "num_runners": 19_000, "use_full_observation": False},
     ],
+    "simple_formation-v1": [{"N": 60}],
+    "simple_spread-v3": [{"N": 60}],
     "probe-v0": [{"num_many": 60}, {"num_many": 200, "neighbors": 70}],
 }
 

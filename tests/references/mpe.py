@@ -162,7 +162,24 @@ def closest_distances(agent: Any, entities: list[Any]) -> float:
     return min(np.diff(distances), default=math.inf)
 
 
-class Spread(Original):
+class Gathering(Original):
+    """The game is won when agents are where they should be, in whatever order."""
+
+    def make_possible(self, states: Fields, rng: np.random.Generator) -> None:
+        """Puts the agents of a third of the copies near their targets."""
+        for copy in range(0, len(states["x"]), 3):
+            self.put({name: values[copy] for name, values in states.items()}, 0)
+            targets = rng.permutation(self.targets())
+            targets += rng.uniform(-0.05, 0.05, targets.shape) * rng.choice([0.3, 1.0])
+            states["x"][copy], states["y"][copy] = targets.T
+            states["velocity_x"][copy] = states["velocity_y"][copy] = 0.0
+
+    def targets(self) -> list[np.ndarray]:
+        """Where the targets are, as many as agents."""
+        return [landmark.state.p_pos for landmark in self.world.landmarks]
+
+
+class Spread(Gathering):
     """Compares the distance of each landmark to the nearest agent with the capture radius."""
 
     def closest_comparison(self) -> float:
@@ -228,25 +245,12 @@ class SpeakerListener(Original):
         return {"goal": self.world.landmarks.index(self.world.agents[0].goal_b)}
 
 
-class Assigned(Original):
+class Assigned(Gathering):
     """Compares distances to targets with a threshold, and assigns agents to targets.
 
     The sum of distances does not jump where another assignment becomes the best one. What counts of them beyond the
     farthest distance does, and so may the threshold; hence all assignments that are nearly best must agree on these.
     """
-
-    def make_possible(self, states: Fields, rng: np.random.Generator) -> None:
-        """Puts the agents of half of the copies near their targets, in any order."""
-        for copy in range(0, len(states["x"]), 2):
-            self.put({name: values[copy] for name, values in states.items()}, 0)
-            targets = rng.permutation(self.targets())
-            targets += rng.uniform(-0.05, 0.05, targets.shape) * rng.choice([0.3, 1.0])
-            states["x"][copy], states["y"][copy] = targets.T
-            states["velocity_x"][copy] = states["velocity_y"][copy] = 0.0
-
-    def targets(self) -> list[np.ndarray]:
-        """Where the targets are."""
-        raise NotImplementedError
 
     def closest_comparison(self) -> float:
         places = [agent.state.p_pos for agent in self.world.agents]

@@ -42,7 +42,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 MANY_SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "collect_treasure-v1": [dict(num_collectors=1, num_deposits=1, num_treasures=1), dict(num_collectors=30)],
+    "collect_treasure-v1": [dict(num_collectors=1, num_deposits=1, num_treasures=1), dict(num_collectors=12)],
     "simple_adversary-v3": [dict(N=1), dict(N=40), STEERED | dict(N=12, num_agent_neighbors=1)],
     "simple_formation-v1": [dict(N=6), STEERED | dict(N=5, terminate_on_success=True)],
     "simple_line-v1": [dict(N=6), STEERED | dict(N=2, terminate_on_success=True)],
