@@ -29,6 +29,8 @@ CROWDS: dict[str, list[dict[str, Any]]] = {
         {"n_pursuers": 40, "n_evaders": 70},
         {"n_pursuers": 60, "n_evaders": 90, "x_size": 200, "y_size": 170},
     ],
+    "simple_formation-v1": [{"N": 60}],
+    "simple_spread-v3": [{"N": 60}],
     "probe-v0": [{"num_many": 60}, {"num_many": 200, "neighbors_observed": 70}],
 }
 
