@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gpu_marl_envs.backends.source import persistent_fields
 from gpu_marl_envs.batched import BatchedEnv, make_batched
+from gpu_marl_envs.checks import dtype_name
 from gpu_marl_envs.errors import GpuMarlError
 from gpu_marl_envs.spec import Group
 
@@ -42,6 +43,7 @@ class Measurement:
     Attributes:
         env_id: the environment.
         params: its parameters by name.
+        obs_dtype: of its observations.
         device: where it ran, in words.
         num_envs: number of copies.
         num_agents: number of agents of a copy.
@@ -57,6 +59,7 @@ class Measurement:
 
     env_id: str
     params: dict[str, Any]
+    obs_dtype: str
     device: str
     num_envs: int
     num_agents: int
@@ -95,7 +98,7 @@ def measure(
         window_seconds: shortest duration of a window.
         cuda_graph: on a GPU, replay the steps from a CUDA graph, as a trainer would.
         seed: of starts and actions.
-        **params: the environment's parameters.
+        **params: the environment's parameters, and options of ``make_batched``.
 
     Raises:
         BenchmarkError: the environment does not count its steps, or observes or rewards something that is not finite.
@@ -116,6 +119,7 @@ def measure(
     return Measurement(
         env_id=env.declaration.id,
         params=env.declaration.params(),
+        obs_dtype=dtype_name(env.obs_dtype),
         device=torch.cuda.get_device_name(env.device) if on_gpu else f"CPU ({platform.machine()})",
         num_envs=num_envs,
         num_agents=env.num_agents,
@@ -169,8 +173,9 @@ def least_bytes_per_step(env: BatchedEnv) -> int:
     counters = 1 + sums  # steps taken; return, and steps of agents, of each group
     flags = 2 + 2 * env.num_agents  # truncated and done; terminated written, alive read
     actions = sum(group.size * math.prod(group.action_shape) for group in env.groups.values())
-    outputs = sum(group.size * (group.observation_size + 1) for group in env.groups.values())
-    return 8 * (state + counters) + flags + 4 * (actions + outputs)
+    rewards = env.num_agents
+    observations = env.obs_dtype.itemsize * sum(g.size * g.observation_size for g in env.groups.values())
+    return 8 * (state + counters) + flags + 4 * (actions + rewards) + observations
 
 
 def _commit() -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpu_marl_envs import registry
 from gpu_marl_envs.batched import BatchedEnv, make_batched
+from gpu_marl_envs.checks import OBS_DTYPES, dtype_name
 from gpu_marl_envs.errors import BackendUnavailableError, GpuMarlError, nearest
 from gpu_marl_envs.spec import Environment, Parameter
 
@@ -149,7 +150,7 @@ def _bench(options: argparse.Namespace) -> int:
     device = make_env(options.env, 1, options.device, **params).device
     results = []
     for num_envs in options.num_envs or [NUM_ENVS[device.type]]:
-        result = measure(options.env, num_envs, device, **params)
+        result = measure(options.env, num_envs, device, obs_dtype=options.obs_dtype, **params)
         results.append(result.as_dict())
         print(
             f"{result.env_id}, {num_envs} copies of {result.num_agents} agents on {result.device}: "
@@ -301,6 +302,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     play.add_argument("--random", nargs="+", default=[], metavar="GROUP", help="groups that act randomly instead")
     evaluate.add_argument("--episodes", type=_count, default=1000, help="episodes of each mix (default: %(default)s)")
     bench.add_argument("--num-envs", type=_count, nargs="+", help=copies)
+    dtypes = [dtype_name(dtype) for dtype in OBS_DTYPES]
+    bench.add_argument("--obs-dtype", choices=dtypes, default=dtypes[0], help="of observations (default: %(default)s)")
     bench.add_argument("--json", type=Path, help="also write the results to this file")
 
     if argv and argv[0] in ("train", "bench"):

@@ -121,11 +121,11 @@ def test_bench(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(benchmarking, "measure", quick)
     out = tmp_path / "bench.json"
     words = ("bench", "tag_gridworld-v0", "--num-envs", "8", "32", "--env.num-taggers", "4", "--device", "cpu")
-    assert "agent-steps/s" in run(*words, "--json", out)
+    assert "agent-steps/s" in run(*words, "--obs-dtype", "bfloat16", "--json", out)
     results = json.loads(out.read_text())
     assert [result["num_envs"] for result in results] == [8, 32]
     for result in results:
-        assert result["num_agents"] == 5
+        assert result["num_agents"] == 5 and result["obs_dtype"] == "bfloat16"
         assert result["params"]["num_taggers"] == 4
         assert result["agent_steps_per_second"] == pytest.approx(5 * result["env_steps_per_second"])
         assert result["agent_steps_per_second"] > 1e4

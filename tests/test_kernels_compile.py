@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from environments.probe import Probe
 from gymnasium.vector import AutoresetMode
 
@@ -52,6 +53,15 @@ def test_kernels_compile(declaration: type[Environment], architecture: str) -> N
                 layout, binary = cuda.compile_kernels(environment, mode, architecture, limit, num_envs)
                 assert binary.read_bytes()[:4] == b"\x7fELF"
                 assert layout.shared_bytes <= limit
+
+
+@needs_nvcc
+@pytest.mark.parametrize("num_envs", [1, 1_000_000])
+@pytest.mark.parametrize("obs_dtype", [torch.bfloat16, torch.float16])
+def test_kernels_with_rounded_observations_compile(obs_dtype: torch.dtype, num_envs: int) -> None:
+    for params in [{}, *CROWDS[Probe.id]]:
+        environment, mode = Probe.make(**params), AutoresetMode.SAME_STEP
+        cuda.compile_kernels(environment, mode, "sm_90", SHARED_LIMITS["sm_90"], num_envs, obs_dtype)
 
 
 @needs_nvcc

@@ -88,10 +88,10 @@ class Environment : public Declared, public Math, public Team {
 
   const Arguments* arguments_;
   std::size_t copy_;
-  int new_episodes_ = 0;                 // 1 after a reset in this launch
-  bool alive_changed_ = false;           // whether an agent of this lane left or came back in this launch
-  bool reseeding_ = false;               // whether this launch gives the copy a new random key
-  float* observation_base_[num_groups];  // of each group's first agent in this copy
+  int new_episodes_ = 0;                       // 1 after a reset in this launch
+  bool alive_changed_ = false;                 // whether an agent of this lane left or came back in this launch
+  bool reseeding_ = false;                     // whether this launch gives the copy a new random key
+  Observation* observation_base_[num_groups];  // of each group's first agent in this copy
 
   METHOD int episode() const { return (reseeding_ ? -1 : arguments_->record[copy_].episode) + new_episodes_; }
   METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(arguments_->seed[copy_]); }
@@ -100,8 +100,8 @@ class Environment : public Declared, public Math, public Team {
     return time >= arguments_->max_steps || !some_are_there;
   }
 
-  METHOD float* observation_row(int i) const {
-    float* row = nullptr;
+  METHOD Observation* observation_row(int i) const {
+    Observation* row = nullptr;
 #pragma unroll
     for (int g = 0; g < num_groups; ++g)  // a run-time index would move the array to local memory
       if (group_range(g).has(i))
@@ -200,7 +200,7 @@ class Environment : public Declared, public Math, public Team {
 #ifdef __CUDACC__
   static constexpr int rows_at_once = Geometry::lanes / Geometry::row_lanes;
 
-  // Floats from the start of agent 0's observation to agent i's if all agents' observations were laid end to end.
+  // Entries from the start of agent 0's observation to agent i's if all agents' observations were laid end to end.
   METHOD static int observation_offset(int i) {
     const int g = group_of(i);
     int offset = (i - group_range(g).first) * observation_size(g);
@@ -212,7 +212,7 @@ class Environment : public Declared, public Math, public Team {
   template <class Write>
   METHOD void each_staged_observation(Range range, Write& write) {
     if (!active_) return;  // the whole block
-    float* stage = stage_ + (lane_ / 32) * Geometry::warp_stage_floats;
+    Observation* stage = stage_ + (lane_ / 32) * Geometry::warp_stage_floats;
     const int warp_first = lane_ & ~31;
     for (int first = 0; first < range.end(); first += Geometry::lanes) {
       const int base = Math::min(first + warp_first, num_agents - 1);
@@ -225,8 +225,8 @@ class Environment : public Declared, public Math, public Team {
         const int from = Math::max(Math::max(group.first, range.first), first + warp_first);
         const int to = Math::min(Math::min(group.end(), range.end()), first + warp_first + 32);
         if (from < to)
-          copy_floats(observation_row(from), stage + observation_offset(from) - observation_offset(base),
-                      32 * observation_size(g), (to - from) * observation_size(g), lane_ % 32);
+          copy_entries(observation_row(from), stage + observation_offset(from) - observation_offset(base),
+                       32 * observation_size(g), (to - from) * observation_size(g), lane_ % 32);
       }
       __syncwarp();
     }
@@ -234,14 +234,15 @@ class Environment : public Declared, public Math, public Team {
   }
 
  protected:
-  // One warp copies `count` floats, at most the constant `most`; four at a time where both sides allow it.
-  METHOD static void copy_floats(float* to, const float* from, int most, int count, int lane) {
+  // One warp copies `count` entries, at most the constant `most`; 16 bytes at a time where both sides allow it.
+  METHOD static void copy_entries(Observation* to, const Observation* from, int most, int count, int lane) {
+    constexpr int at_once = 16 / sizeof(Observation);
     const auto both = reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from);
-    if ((both & 15) == 0 && count == most && most % 4 == 0) {
+    if ((both & 15) == 0 && count == most && most % at_once == 0) {
 #pragma unroll 8
-      for (int trip = 0; trip < (most / 4 + 31) / 32; ++trip) {
+      for (int trip = 0; trip < (most / at_once + 31) / 32; ++trip) {
         const int k = lane + 32 * trip;
-        if (k < most / 4) reinterpret_cast<float4*>(to)[k] = reinterpret_cast<const float4*>(from)[k];
+        if (k < most / at_once) reinterpret_cast<int4*>(to)[k] = reinterpret_cast<const int4*>(from)[k];
       }
     } else {
 #pragma unroll 4
@@ -249,6 +250,6 @@ class Environment : public Declared, public Math, public Team {
     }
   }
 
-  float* stage_;
+  Observation* stage_;
 #endif
 };

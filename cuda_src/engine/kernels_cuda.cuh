@@ -14,7 +14,8 @@ class DeviceCopy : public Episode<Rules> {
     whole_lines_ = arguments.aligned;
     scratch_ = reinterpret_cast<float*>(shared);
     unit_ = Geometry::staged ? shared + Geometry::scratch_bytes : arguments.workspace + copy_ * Geometry::unit_bytes;
-    stage_ = reinterpret_cast<float*>(shared + Geometry::scratch_bytes + (Geometry::staged ? Geometry::unit_bytes : 0));
+    stage_ = reinterpret_cast<Observation*>(shared + Geometry::scratch_bytes +
+                                            (Geometry::staged ? Geometry::unit_bytes : 0));
     Declared::bind(arguments);
     visit_arrays(
         [&](auto*& array, auto* global, int offset, int per_copy, bool) { array = at(global, offset, per_copy); });
@@ -145,7 +146,7 @@ class DeviceCopy : public Episode<Rules> {
 
   // Has the active copies observe; `final` sends a copy's observations to the final observations.
   METHOD void write_observations(bool final) {
-    float* const* target = final ? arguments_->final_observation : arguments_->observation;
+    Observation* const* target = final ? arguments_->final_observation : arguments_->observation;
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
       const std::size_t size = static_cast<std::size_t>(group_range(g).size) * observation_size(g);

@@ -35,7 +35,7 @@ class Layout:
         warps: most warps of one block.
         staged: whether the state lives in shared memory during a launch, or is worked on in place.
         row_lanes: lanes that write one observation together; 1 collects observations in shared memory first.
-        stage_floats: shared memory of a unit for collecting observations.
+        stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
         warp_stage_floats: the part of it that each warp has for itself, if not packed.
         scratch_bytes: shared memory per block for reductions.
     """
@@ -83,40 +83,45 @@ def cpu_layout(environment: Environment) -> Layout:
     return Layout(offsets=offsets, unit_bytes=_align(unit_bytes, 64))
 
 
-def cuda_layout(environment: Environment, shared_limit: int, num_envs: int = MANY_COPIES) -> Layout:
+def cuda_layout(
+    environment: Environment, shared_limit: int, num_envs: int = MANY_COPIES, entry_bytes: int = 4
+) -> Layout:
     """The layout of a CUDA build.
 
     Args:
         environment: the declaration.
         shared_limit: bytes of shared memory that one block may use.
         num_envs: number of copies; few leave so much of a device idle that more lanes for each pay.
+        entry_bytes: size of an entry of an observation.
     """
     longest_row = max(group.observation_size for group in environment.agent_groups)
     if environment.num_agents <= MOST_SEQUENTIAL_AGENTS and num_envs >= MANY_COPIES:
-        layout = _sequential(environment, shared_limit)
+        layout = _sequential(environment, shared_limit, entry_bytes)
         if layout.shared_bytes <= min(layout.warps * MOST_SEQUENTIAL_BYTES, shared_limit):
             return layout
     if environment.num_agents <= MOST_PACKED_AGENTS:
-        return _packed(environment, longest_row, shared_limit)
+        return _packed(environment, longest_row, shared_limit, entry_bytes)
     return _one_per_block(environment, longest_row, shared_limit)
 
 
-def _sequential(environment: Environment, shared_limit: int) -> Layout:
+def _sequential(environment: Environment, shared_limit: int, entry_bytes: int) -> Layout:
     offsets, unit_bytes = dict.fromkeys(("reward", "terminated", "alive", "actions"), 0), 0  # these are in registers
     for state_field in environment.state_fields():
         offsets[state_field.name] = unit_bytes
-        unit_bytes += 4 * WARP * _padded(state_field.length(environment.num_agents))
-    stage_floats = sum(WARP * _padded(g.size * g.observation_size) for g in environment.agent_groups)
+        unit_bytes += WARP * _padded(4 * state_field.length(environment.num_agents))
+    slabs = [WARP * _padded(entry_bytes * g.size * g.observation_size) for g in environment.agent_groups]
+    stage_floats = sum(_align(slab, 16) for slab in slabs) // 4
     layout = Layout(offsets=offsets, unit_bytes=unit_bytes, copies=WARP, staged=True, stage_floats=stage_floats)
     return _with_warps(layout, shared_limit)
 
 
-def _packed(environment: Environment, longest_row: int, shared_limit: int) -> Layout:
+def _packed(environment: Environment, longest_row: int, shared_limit: int, entry_bytes: int) -> Layout:
     lanes = environment.num_agents
     copies = WARP // lanes
     offsets, unit_bytes = _unit(environment, copies, staged=True)
     row_lanes = lanes if longest_row > LONGEST_COLLECTED_ROW else 1
-    stage_floats = sum(_align(copies * g.size * g.observation_size, 4) for g in environment.agent_groups)
+    slabs = [entry_bytes * copies * g.size * g.observation_size for g in environment.agent_groups]
+    stage_floats = sum(_align(slab, 16) for slab in slabs) // 4
     layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
@@ -186,9 +191,9 @@ def _unit(environment: Environment, copies: int, *, staged: bool) -> tuple[dict[
     return offsets, position
 
 
-def _padded(words: int) -> int:
-    """Words from one copy to the next where each lane plays a copy; see ``padded`` in kernels_warp.cuh."""
-    return words + 1 if words % 4 == 0 else words
+def _padded(size: int) -> int:
+    """Bytes from one copy to the next where each lane plays a copy; see ``padded`` in kernels_warp.cuh."""
+    return size + 4 if size % 16 == 0 else size
 
 
 def _align(size: int, to: int) -> int:
