@@ -23,16 +23,16 @@ METHOD std::uint16_t to_float16(float x) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result) : "f"(x));
   return result;
 #else
-  const auto bits = portable::bit_cast<std::uint32_t>(x);
-  const std::uint32_t sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
-  const std::uint32_t odd = size >> 13 & 1;
-  const std::uint32_t normal = (size - (112u << 23) + 0xfffu + odd) >> 13;  // the exponent's bias is 112 less
+  const auto bits = portable::bit_cast<std::int32_t>(x);
+  const std::int32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+  const std::int32_t odd = size >> 13 & 1;
+  const std::int32_t normal = (size - (112 << 23) + 0xfff + odd) >> 13;  // the exponent's bias is 112 less
   // Below the normal range the unit is 2^-24, which is that of floats from 0.5 to 1: the addition rounds.
   const float shifted = portable::bit_cast<float>(size) + 0.5f;
-  const std::uint32_t subnormal = portable::bit_cast<std::uint32_t>(shifted) - 0x3f000000u;
-  const std::uint32_t finite = size < 0x38800000u ? subnormal : normal;
-  const std::uint32_t rounded = size < 0x477ff000u ? finite : 0x7c00u;
-  return static_cast<std::uint16_t>(x == x ? sign | rounded : 0x7fffu);
+  const std::int32_t subnormal = portable::bit_cast<std::int32_t>(shifted) - 0x3f000000;
+  const std::int32_t finite = size < 0x38800000 ? subnormal : normal;
+  const std::int32_t rounded = size < 0x477ff000 ? finite : 0x7c00;
+  return static_cast<std::uint16_t>(size <= 0x7f800000 ? sign | rounded : 0x7fff);
 #endif
 }
 

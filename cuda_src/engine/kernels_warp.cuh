@@ -74,7 +74,9 @@ class DeviceCopy : public Episode<Rules> {
     only_if(true);
     if (same_step && finished_) expect_restart();
     write_observations(same_step && finished_);
+    only_if(!(same_step && finished_));  // who leaves a copy that restarts at once is back before anybody sees it
     leave();
+    only_if(true);
     store_outcome();
     if (same_step && __any_sync(~0u, finished_)) {
       only_if(finished_);
