@@ -141,24 +141,34 @@ def _play(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from gpu_marl_envs.benchmarking import measure
+    from gpu_marl_envs.benchmarking import copy_bandwidth, measure, provenance
 
     params = _with_prefix(options, "env")
     if options.json is not None and not options.json.parent.is_dir():
         raise CommandError(f"There is no folder {options.json.parent} to write {options.json.name} to; make it first.")
     # Made once beforehand, to learn which device "auto" is; what it compiles is cached.
     device = make_env(options.env, 1, options.device, **params).device
+    bandwidth = copy_bandwidth(device) if device.type == "cuda" else None
     results = []
     for num_envs in options.num_envs or [NUM_ENVS[device.type]]:
-        result = measure(options.env, num_envs, device, obs_dtype=options.obs_dtype, **params)
-        results.append(result.as_dict())
-        print(
-            f"{result.env_id}, {num_envs} copies of {result.num_agents} agents on {result.device}: "
-            f"{result.agent_steps_per_second:.4g} agent-steps/s, {result.env_steps_per_second:.4g} env-steps/s, "
-            f"{result.microseconds_per_step:.4g} µs per step"
-        )
+        for state in options.state:
+            result = measure(
+                options.env,
+                num_envs,
+                device,
+                state=state,
+                seconds=options.seconds,
+                obs_dtype=options.obs_dtype,
+                **params,
+            )
+            results.append(result.as_dict(bandwidth))
+            print(
+                f"{result.env_id}, {num_envs} copies of {result.num_agents} agents on {result.device}, {state}: "
+                f"{result.describe(bandwidth)}"
+            )
     if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        found = provenance() | ({} if bandwidth is None else {"copy_bandwidth": bandwidth})
+        options.json.write_text(json.dumps({"provenance": found, "results": results}, indent=2) + "\n")
     return 0
 
 
@@ -302,6 +312,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     play.add_argument("--random", nargs="+", default=[], metavar="GROUP", help="groups that act randomly instead")
     evaluate.add_argument("--episodes", type=_count, default=1000, help="episodes of each mix (default: %(default)s)")
     bench.add_argument("--num-envs", type=_count, nargs="+", help=copies)
+    bench.add_argument(
+        "--state",
+        nargs="+",
+        choices=("fresh", "played"),
+        default=["played"],
+        help="where the timed steps start: at a reset of all copies, or after 300 random steps (default: played)",
+    )
+    bench.add_argument(
+        "--seconds", type=_seconds, default=1.0, help="timed for each result, about (default: %(default)s)"
+    )
     dtypes = [dtype_name(dtype) for dtype in OBS_DTYPES]
     bench.add_argument("--obs-dtype", choices=dtypes, default=dtypes[0], help="of observations (default: %(default)s)")
     bench.add_argument("--json", type=Path, help="also write the results to this file")
@@ -381,6 +401,17 @@ def _count(text: str) -> int:
     if not number.is_integer() or number < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, not {text!r}")
     return int(number)
+
+
+def _seconds(text: str) -> float:
+    """A positive duration."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, not {text!r}")
+    return number
 
 
 if __name__ == "__main__":

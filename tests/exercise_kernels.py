@@ -37,7 +37,7 @@ CASES = [
     ("tag_continuous-v0", 1, {"num_taggers": 100, "num_runners": 7000, **NEAREST}),
     ("probe-v0", 37, {}),
     ("probe-v0", 3, {"num_many": 60}),
-    ("probe-v0", 2, {"num_many": 100, "neighbors": 70}),
+    ("probe-v0", 2, {"num_many": 100, "neighbors_observed": 70}),
 ]
 # What a lane plays alone where there are many copies.
 CASES_FOR_A_LANE = [

@@ -26,7 +26,7 @@ CROWDS: dict[str, list[dict[str, Any]]] = {
         {"num_taggers": 10, "num_runners": 100, "use_full_observation": False, "num_other_agents_observed": 10},
         {"num_taggers": 1000, "num_runners": 19_000, "use_full_observation": False},
     ],
-    "probe-v0": [{"num_many": 60}, {"num_many": 200, "neighbors": 70}],
+    "probe-v0": [{"num_many": 60}, {"num_many": 200, "neighbors_observed": 70}],
 }
 
 

@@ -366,6 +366,7 @@ class DeviceCopy : public Episode<Rules> {
   unsigned first_copy_;  // of the warp
   bool whole_lines_;     // whether they all exist and all tensors start at a multiple of 16 bytes
   unsigned char* unit_;  // the warp's shared memory for state
+  Observation* stage_;   // and for observations
   int* action_;
 };
 

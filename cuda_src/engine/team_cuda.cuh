@@ -1,5 +1,5 @@
-// The threads of a block share one copy of an environment: lane l plays agents l, l + lanes, l + 2 lanes, ….
-// Each call ends in a barrier: what one loop wrote, the next may read.
+// The threads of a block, or of a cluster of blocks, share one copy of an environment: lane l plays agents l, l +
+// lanes, l + 2 lanes, …. Each call ends in a barrier: what one loop wrote, the next may read.
 #pragma once
 
 #include "math.cuh"
@@ -13,15 +13,19 @@ class Team {
   // and read what no visit of this loop writes.
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
-    if (active_)
+    if constexpr (lane_for_each_) {
+      if (active_ && range.has(lane_)) visit(lane_);
+    } else if (active_) {
       for (int i = lane_; i < range.end(); i += Geometry::lanes)
         if (i >= range.first) visit(i);
-    __syncthreads();
+    }
+    synchronize();
   }
 
   // Whether predicate(i) holds for some agent of the range.
   template <class Predicate>
   METHOD bool any(Range range, Predicate predicate) {
+    if constexpr (Geometry::blocks > 1) return count(range, predicate) > 0;
     return __syncthreads_or(tally(range, predicate) > 0);
   }
 
@@ -29,14 +33,15 @@ class Team {
   template <class Predicate>
   METHOD int count(Range range, Predicate predicate) {
     const int mine = tally(range, predicate);
-    if constexpr (Geometry::num_agents <= Geometry::lanes) return __syncthreads_count(mine > 0);
+    if constexpr (lane_for_each_) return __syncthreads_count(mine > 0);
     const int warp_total = __reduce_add_sync(~0u, mine);
     int* totals = reinterpret_cast<int*>(scratch_);
     if (lane_ % 32 == 0) totals[lane_ / 32] = warp_total;
-    __syncthreads();
-    const int total = __reduce_add_sync(~0u, lane_ % 32 < warps_ ? totals[lane_ % 32] : 0);
-    __syncthreads();
-    return total;
+    synchronize();
+    int total = 0;
+    for (int warp = lane_ % 32; warp < warps_; warp += 32) total += totals[warp];
+    synchronize();
+    return __reduce_add_sync(~0u, total);
   }
 
   // The sum of value(i) over the range. The order of the additions depends on the size of the range alone: a binary
@@ -47,17 +52,15 @@ class Team {
       const int part = lane_ % 32;
       const float mine = part < range.size ? value(range.first + part) : 0.0f;
       const float total = __shfl_sync(~0u, sum_tree(mine, part, range.size), 0);
-      __syncthreads();
+      synchronize();
       return total;
     }
     sum_parts(range.size, [&](int part) { return value(range.first + part); });
     int parts = (range.size + 31) / 32;
-    while (parts > 1) {
-      sum_parts(parts, [&](int part) { return scratch_[part]; });
-      parts = (parts + 31) / 32;
-    }
-    const float total = scratch_[0];
-    __syncthreads();
+    for (; parts > 32; parts = (parts + 31) / 32) sum_parts(parts, [&](int part) { return scratch_[part]; });
+    const int part = lane_ % 32;  // the last 32 sums are added by every warp
+    const float total = __shfl_sync(~0u, sum_tree(part < parts ? scratch_[part] : 0.0f, part, parts), 0);
+    synchronize();
     return total;
   }
 
@@ -77,12 +80,18 @@ class Team {
     unsigned* keys = reinterpret_cast<unsigned*>(scratch_);
     if (lane_ % 32 == 0) {
       keys[lane_ / 32] = smallest;
-      keys[32 + lane_ / 32] = static_cast<unsigned>(best);
+      keys[warps_ + lane_ / 32] = static_cast<unsigned>(best);
     }
-    __syncthreads();
-    smallest = lane_ % 32 < warps_ ? keys[lane_ % 32] : ~0u;
-    best = lane_ % 32 < warps_ ? static_cast<int>(keys[32 + lane_ % 32]) : range.end() - 1;
-    __syncthreads();
+    synchronize();
+    smallest = ~0u;
+    best = range.end() - 1;
+    for (int warp = lane_ % 32; warp < warps_; warp += 32) {
+      const int other = static_cast<int>(keys[warps_ + warp]);
+      if (keys[warp] > smallest || (keys[warp] == smallest && other > best)) continue;
+      smallest = keys[warp];
+      best = other;
+    }
+    synchronize();
     return least_of_warp(smallest, best);
   }
 
@@ -97,18 +106,25 @@ class Team {
 
   METHOD bool is_leader() const { return active_ && lane_ == 0; }
 
-  METHOD void synchronize() const { __syncthreads(); }
+  METHOD static void synchronize() {
+    if constexpr (Geometry::blocks > 1)
+      asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    else
+      __syncthreads();
+  }
 
   static constexpr int team_ = 0;
-  int lane_;        // thread of the block
-  bool active_;     // whether calls concern this block's copy
-  float* scratch_;  // shared memory for reductions
+  static constexpr int warps_ = Geometry::lanes / 32;
+  int lane_;        // of the team
+  bool active_;     // whether calls concern this copy
+  float* scratch_;  // memory of the team for reductions
 
  private:
-  static constexpr int warps_ = (Geometry::lanes + 31) / 32;  // of a block team
+  static constexpr bool lane_for_each_ = Geometry::num_agents <= Geometry::lanes;
 
   template <class Predicate>
   METHOD int tally(Range range, Predicate& predicate) {
+    if constexpr (lane_for_each_) return range.has(lane_) && predicate(lane_) ? 1 : 0;
     int total = 0;
     for (int i = lane_; i < range.end(); i += Geometry::lanes) total += i >= range.first && predicate(i) ? 1 : 0;
     return total;
@@ -132,10 +148,10 @@ class Team {
     for (int first = 0; first < parts; first += warps_) {
       const int chunk = first + lane_ / 32, part = lane_ % 32, at = 32 * chunk + part;
       const float total = sum_tree(at < size ? value(at) : 0.0f, part, Math::min(size - 32 * chunk, 32));
-      __syncthreads();  // scratch_ has been read before it is written
+      synchronize();  // scratch_ has been read before it is written
       if (part == 0 && chunk < parts) scratch_[chunk] = total;
     }
-    __syncthreads();
+    synchronize();
   }
 
   // Leaves the warp's smallest key in `key` and returns its index, the lowest of equal ones.

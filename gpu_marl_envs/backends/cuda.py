@@ -122,7 +122,8 @@ def compile_kernels(
         BackendUnavailableError: there is no nvcc.
         KernelCompileError: the dynamics do not compile.
     """
-    layout = cuda_layout(environment, shared_limit, num_envs, obs_dtype.itemsize)
+    clusters = int(architecture.removeprefix("sm_").rstrip("af")) >= 90
+    layout = cuda_layout(environment, shared_limit, num_envs, obs_dtype.itemsize, clusters=clusters)
     source = translation_unit(environment, layout, autoreset, obs_dtype, cuda=True)
     command = [_nvcc(), *_FLAGS, *(_STRICT if is_strict() else ()), f"-arch={architecture}"]
     return layout, compile_cached(source, environment.kernel(), command, ".cubin", _nvcc_version())

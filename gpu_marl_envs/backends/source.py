@@ -74,11 +74,13 @@ def translation_unit(
             '#include "engine/range.cuh"',
             f"using Observation = {_OBSERVATIONS[obs_dtype]};",
             "enum class Autoreset;",
+            f"#define CLUSTER {f'__cluster_dims__({layout.blocks}, 1, 1)' if layout.blocks > 1 else ''}",
             _record_struct(environment),
             _arguments_struct(environment),
             _geometry_struct(environment, layout, autoreset),
             _declared_struct(environment),
             f'#include "engine/team_{team}.cuh"',
+            f'#include "engine/search_{"together" if team == "cuda" else "alone"}.cuh"',
             '#include "engine/environment.cuh"',
             f'#include "{kernel}"',
             f"using Rules = {rules};",
@@ -148,21 +150,34 @@ def _arguments_struct(environment: Environment) -> str:
 
 
 def _geometry_struct(environment: Environment, layout: Layout, autoreset: AutoresetMode) -> str:
-    numbers = {
+    numbers: dict[str, int | float] = {
         "num_agents": environment.num_agents,
         "lanes": layout.lanes,
         "copies": layout.copies,
         "warps": layout.warps,
         "threads": layout.threads,
+        "blocks": layout.blocks,
+        "resident_blocks": layout.resident_blocks,
         "unit_bytes": layout.unit_bytes,
         "row_lanes": layout.row_lanes,
         "stage_floats": layout.stage_floats,
         "warp_stage_floats": layout.warp_stage_floats,
-        "scratch_bytes": layout.scratch_bytes,
+        "neighbors": environment.neighbors(),
+        "candidates": layout.search.candidates,
+        "most_cells": layout.search.most_cells,
+        "agents_per_cell": layout.search.agents_per_cell,
+        "lists_at": layout.search.lists_at,
         **{f"{name}_at": offset for name, offset in layout.offsets.items()},
     }
-    switches = {"packed": layout.packed, "staged": layout.staged}
-    lines = [f"static constexpr int {name} = {value};" for name, value in numbers.items()]
+    switches = {
+        "packed": layout.packed,
+        "in_warps": layout.in_warps,
+        "staged": layout.staged,
+        "actions_staged": layout.in_warps and layout.staged,
+    }
+    lines = [
+        f"static constexpr {_C_SCALARS[type(value)]} {name} = {_literal(value)};" for name, value in numbers.items()
+    ]
     lines += [f"static constexpr bool {name} = {_literal(value)};" for name, value in switches.items()]
     order = list(_AUTORESET.values()).index(_AUTORESET[autoreset])
     lines += [f"static constexpr Autoreset autoreset = static_cast<Autoreset>({order});  // {_AUTORESET[autoreset]}"]
@@ -176,8 +191,11 @@ def _declared_struct(environment: Environment) -> str:
         f"static constexpr int num_agents = {environment.num_agents};",
         f"static constexpr int num_groups = {len(groups)};",
         f"static constexpr bool agents_leave = {_literal(environment.agents_leave)};",
-        f"FixedRange<0, {environment.num_agents}> agents;",
-        *(f"FixedRange<{first}, {group.size}> {group.name};" for group, first in zip(groups, firsts, strict=True)),
+        f"static constexpr FixedRange<0, {environment.num_agents}> agents{{}};",
+        *(
+            f"static constexpr FixedRange<{first}, {group.size}> {group.name}{{}};"
+            for group, first in zip(groups, firsts, strict=True)
+        ),
     ]
     for p in environment.parameters():
         lines += _parameter_member(p, getattr(environment, p.name))
