@@ -22,6 +22,7 @@ MOST_WARPS = 12  # of a block that plays a copy alone
 MOST_BLOCKS = 8  # that play a copy together
 FEWEST_WARPS = 4  # with which it pays to keep a large copy's state in shared memory
 SHARED_BYTES = 228 * 1024  # of a multiprocessor, of which each block needs 1 KiB for itself
+MOST_RESIDENT_BLOCKS = 32  # of a multiprocessor
 RESIDENT_WARPS = 48  # of a multiprocessor, with 40 registers for each lane
 RESIDENT_SMALL_WARPS = 32  # where a warp plays several copies; with 64 registers
 RESIDENT_SEARCHING_WARPS = 24  # where agents look for neighbours, which takes 80
@@ -89,7 +90,7 @@ class Layout:
             warps = RESIDENT_SMALL_WARPS
         else:
             warps = RESIDENT_SEARCHING_WARPS if self.search.candidates else RESIDENT_WARPS
-        return max(1, min(SHARED_BYTES // (self.shared_bytes + 1024), warps // self.warps))
+        return max(1, min(SHARED_BYTES // (self.shared_bytes + 1024), warps // self.warps, MOST_RESIDENT_BLOCKS))
 
     @property
     def threads(self) -> int:
