@@ -363,11 +363,26 @@ def _add_flags(group: argparse._ArgumentGroup, prefix: str, parameters: Sequence
             f"--{prefix}.{_flag(parameter.name)}",
             dest=f"{prefix}.{parameter.name}",
             default=argparse.SUPPRESS,
-            type=_boolean if parameter.kind is bool else parameter.kind,
+            type=_reader(parameter),
             choices=parameter.choices or None,
             metavar=None if parameter.choices else parameter.kind.__name__.upper(),
             help=f"{parameter.doc}{unit} (default: {parameter.default})".replace("%", "%%"),
         )
+
+
+def _reader(parameter: Parameter) -> Callable[[str], Any]:
+    """Reads a parameter's value from the command line."""
+    if parameter.optional:
+        return _optional_count
+    return _boolean if parameter.kind is bool else parameter.kind
+
+
+def _optional_count(text: str) -> int | None:
+    """A whole number, or none."""
+    try:
+        return None if text.lower() == "none" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number or none, not {text!r}") from None
 
 
 def _flag(name: str) -> str:

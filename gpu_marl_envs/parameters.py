@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import types
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -25,21 +26,23 @@ def param(
     high: float | None = None,
     unit: str = "",
     static: bool = False,
+    dynamics: bool = True,
 ) -> Any:
     """Declares a parameter: a field of an environment's declaration, or a hyperparameter of an algorithm.
 
     Args:
-        default: the default value; its annotation is ``int``, ``float``, ``bool`` or ``Literal[...]``.
+        default: the default value; its annotation is ``int``, ``float``, ``bool`` or ``Literal[...]``, or for one that
+            is static and at least 1 ``int | None``: the dynamics see None as 0.
         doc: one line for the documentation and the command line.
         low: the smallest valid value (inclusive); none means unbounded.
         high: the largest valid value (inclusive); none means unbounded.
         unit: the unit of the value, for the documentation.
         static: whether the kernels are compiled for this value (numbers of agents, array lengths). ``bool`` and
             ``Literal`` parameters always are; other parameters may change without compiling again.
+        dynamics: whether an environment's dynamics see it; not needed for what only Python uses, as in drawing.
     """
-    return dataclasses.field(
-        default=default, metadata={"doc": doc, "low": low, "high": high, "unit": unit, "static": static}
-    )
+    metadata = {"doc": doc, "low": low, "high": high, "unit": unit, "static": static, "dynamics": dynamics}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,17 @@ class Parameter:
     high: float | None
     unit: str
     static: bool
+    dynamics: bool
     choices: tuple[str, ...] = ()
+    optional: bool = False
 
     @property
     def valid(self) -> str:
         """What values are valid, in words."""
+        return self._valid_values + " or None" * self.optional
+
+    @property
+    def _valid_values(self) -> str:
         if self.kind is bool:
             return "True or False"
         if self.choices:
@@ -78,6 +87,8 @@ class Parameter:
         Raises:
             ParameterError: the value has the wrong type or lies outside the valid range.
         """
+        if value is None and self.optional:
+            return None
         if self.kind is bool:
             ok = isinstance(value, bool | np.bool_)
         elif self.choices:
@@ -138,9 +149,16 @@ def _parameter(cls: type[Parametrised], field: dataclasses.Field[Any], hint: Any
     if not field.metadata:
         raise DeclarationError(f"{cls.label()}: declare {field.name} with param(default, doc, …).")
     choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    kind = str if choices else hint
+    optional = isinstance(hint, types.UnionType) and set(typing.get_args(hint)) == {int, types.NoneType}
+    kind = str if choices else int if optional else hint
     if kind not in (int, float, bool, str) or (kind is str and not choices):
-        raise DeclarationError(f"{cls.label()}: {field.name} must be annotated int, float, bool or Literal[...].")
-    static = field.metadata["static"] or kind in (bool, str)
-    metadata = {key: field.metadata[key] for key in ("doc", "low", "high", "unit")}
-    return Parameter(name=field.name, kind=kind, default=field.default, static=static, choices=choices, **metadata)
+        raise DeclarationError(
+            f"{cls.label()}: {field.name} must be annotated int, int | None, float, bool or Literal[...]."
+        )
+    metadata = dict(field.metadata) | {"static": field.metadata["static"] or kind in (bool, str)}
+    if optional and not (metadata["static"] and (metadata["low"] or 0) >= 1):
+        raise DeclarationError(
+            f"{cls.label()}: {field.name} may be None, so it must be static and have low=1 or more: "
+            "the dynamics see None as 0."
+        )
+    return Parameter(name=field.name, kind=kind, default=field.default, choices=choices, optional=optional, **metadata)

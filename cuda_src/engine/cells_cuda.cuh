@@ -31,6 +31,9 @@ struct Cells {
 
   METHOD int agent_at(int at) const { return agent[at] & (bystander - 1); }
 
+  // Of a cell; zero if all agents stand at one point.
+  METHOD float width() const { return Math::max(1.0f / per_width, 0.5f / per_height); }
+
   // No two agents are farther apart than this.
   METHOD float extent() const {
     return 1.001f * (static_cast<float>(columns) / per_width + static_cast<float>(rows) / per_height);

@@ -111,17 +111,29 @@ class Searcher : public Team {
       list[word] = sizeof(NeighborIndex) == 4 ? entry(word) : (entry(2 * word) & 0xffff) | entry(2 * word + 1) << 16;
   }
 
+  // Whether agent j is at finite coordinates: nobody else finds or is found.
+  template <class Search>
+  METHOD static bool is_somewhere(const Search& search, int j) {
+    return search.x[j] - search.x[j] == 0.0f && search.y[j] - search.y[j] == 0.0f;
+  }
+
+  template <class Search>
+  METHOD static bool is_candidate(const Search& search, int j) {
+    return search.among.has(j) && search.eligible(j) && is_somewhere(search, j);
+  }
+
   // Brings the eligible agents together.
   template <class Search, class Candidates>
   METHOD void gather(const Search& search, Candidates& candidates, int* place) {
     const int first = search.among.first & ~31, chunks = (search.among.end() - first + 31) / 32;
     int* counts = place + Geometry::num_agents;
     unsigned* farthest = reinterpret_cast<unsigned*>(counts + 8);
-    candidates.center_x = search.x[search.among.first];
-    candidates.center_y = search.y[search.among.first];
+    const bool centered = is_somewhere(search, search.among.first);
+    candidates.center_x = centered ? search.x[search.among.first] : 0.0f;
+    candidates.center_y = centered ? search.y[search.among.first] : 0.0f;
     for (int chunk = lane_ / 32; chunk < chunks; chunk += warps_) {
       const int j = first + 32 * chunk + lane_ % 32;
-      const bool taken = search.among.has(j) && search.eligible(j);
+      const bool taken = is_candidate(search, j);
       const unsigned takers = __ballot_sync(~0u, taken);
       const float norm = taken ? candidates.squared_distance_to_center(search.x[j], search.y[j]) : 0.0f;
       const unsigned largest = __reduce_max_sync(~0u, __float_as_uint(norm));
@@ -156,6 +168,8 @@ class Searcher : public Team {
     const float within = sqrtf(search.limit) * 1.00001f;
     Candidates<Geometry::candidates> candidates(warp_memory_);
     wait_for_stored_rows();
+    for (int i = lane_; i < Geometry::num_agents; i += Geometry::lanes)
+      if (asks(i) && !is_somewhere(search, i)) lists[static_cast<std::size_t>(i) * list_words<K>] = 0;  // finds nobody
 #pragma unroll 1
     for (int first = lane_ & ~31; first < cells.size; first += Geometry::lanes) {
       const int at = Math::min(first + lane_ % 32, cells.size - 1);
@@ -163,14 +177,14 @@ class Searcher : public Team {
       const Box box = box_of_warp(at_x, at_y);
       candidates.center_x = cells.x[first];
       candidates.center_y = cells.y[first];
-      float distance = Math::min(first_distance / cells.per_width, within), bound = 3e38f;
+      float distance = Math::min(first_distance * cells.width(), within), bound = 3e38f;
       int number, self;
 #pragma unroll 1
       for (bool is_first = true;; is_first = false) {
         number = load(candidates, cells, box, distance, 0, at, self);
         bound = fminf(bound, candidates.template bound<K>(at_x, at_y));
         const float needed = max_of_warp(Math::min(candidates.radius(at_x, at_y, bound), within));
-        if (needed <= distance || distance >= cells.extent()) break;
+        if (needed <= distance || !(distance < cells.extent())) break;
         const bool enough = needed <= 2.0f * distance && (number <= Geometry::candidates || !is_first);
         distance = enough ? needed : number > Geometry::candidates && is_first ? 0.5f * distance : 2.0f * distance;
         if (!enough) continue;
@@ -253,11 +267,10 @@ class Searcher : public Team {
     cells.x = reinterpret_cast<float*>(cells.start + Geometry::most_cells + 4);
     cells.y = cells.x + Geometry::num_agents;
     cells.agent = reinterpret_cast<int*>(cells.y + Geometry::num_agents);
-    const auto is_candidate = [&](int j) { return search.among.has(j) && search.eligible(j); };
     const auto each_member = [&](auto visit) {
       for (int j = lane_; j < Geometry::num_agents; j += Geometry::lanes) {
-        const bool candidate = is_candidate(j);
-        if (candidate || asks(j)) visit(j, candidate);
+        const bool candidate = is_candidate(search, j);
+        if (candidate || (asks(j) && is_somewhere(search, j))) visit(j, candidate);
       }
     };
 
