@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpu_marl_envs import registry
 from gpu_marl_envs.batched import BatchedEnv, make_batched
+from gpu_marl_envs.checks import OBS_DTYPES, dtype_name
 from gpu_marl_envs.errors import BackendUnavailableError, GpuMarlError, nearest
 from gpu_marl_envs.spec import Environment, Parameter
 
@@ -151,7 +152,15 @@ def _bench(options: argparse.Namespace) -> int:
     results = []
     for num_envs in options.num_envs or [NUM_ENVS[device.type]]:
         for state in options.state:
-            result = measure(options.env, num_envs, device, state=state, seconds=options.seconds, **params)
+            result = measure(
+                options.env,
+                num_envs,
+                device,
+                state=state,
+                seconds=options.seconds,
+                obs_dtype=options.obs_dtype,
+                **params,
+            )
             results.append(result.as_dict(bandwidth))
             print(
                 f"{result.env_id}, {num_envs} copies of {result.num_agents} agents on {result.device}, {state}: "
@@ -313,6 +322,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     bench.add_argument(
         "--seconds", type=_seconds, default=1.0, help="timed for each result, about (default: %(default)s)"
     )
+    dtypes = [dtype_name(dtype) for dtype in OBS_DTYPES]
+    bench.add_argument("--obs-dtype", choices=dtypes, default=dtypes[0], help="of observations (default: %(default)s)")
     bench.add_argument("--json", type=Path, help="also write the results to this file")
 
     if argv and argv[0] in ("train", "bench"):

@@ -186,20 +186,20 @@ class ActorCritic(nn.Module):
 
     def sample(self, observation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Actions ``[..., *action_shape]`` and their log-probabilities ``[...]`` for observations ``[..., size]``."""
-        return self.distribution.sample(self.actor(observation), generator)
+        return self.distribution.sample(self.actor(observation.float()), generator)
 
     def value(self, observation: Tensor) -> Tensor:
         """Estimated return ``[...]`` of observations ``[..., size]``."""
-        return self.critic(observation).squeeze(-1)
+        return self.critic(observation.float()).squeeze(-1)
 
     def log_prob_and_entropy(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of ``action`` and entropy of the policy, both ``[...]``, for observations ``[..., size]``."""
-        return self.distribution.log_prob_and_entropy(self.actor(observation), action)
+        return self.distribution.log_prob_and_entropy(self.actor(observation.float()), action)
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator, *, deterministic: bool = False) -> Tensor:
         """Actions for the environment; see :class:`Policy`."""
-        parameters = self.actor(observation.flatten(2))
+        parameters = self.actor(observation.flatten(2).float())
         if deterministic:
             action = self.distribution.mode(parameters)
         else:

@@ -17,22 +17,22 @@ class GroupRollout:
     """The steps of one agent group; T steps of E copies with n agents each.
 
     Attributes:
-        observation: float32 ``[T + 1, E, n, size]``; the last one follows the last step.
+        observation: the environment's ``obs_dtype`` ``[T + 1, E, n, size]``; the last one follows the last step.
         action: ``[T, E, n, *action_shape]``, as the policy sampled them.
         log_prob: float32 ``[T, E, n]``, of these actions under the policy that sampled them.
         reward: float32 ``[T, E, n]``.
         terminated: bool ``[T, E, n]``, whether the agent has left the episode by the end of the step.
         live: bool ``[T, E, n]``, whether the agent was in the game before the step; only these steps are learnt from.
-        final_observation: float32 ``[S, E, n, size]``; row s is the observation that followed the s-th step of this
-            rollout in which the copy was truncated, where it was, and arbitrary otherwise.
+        final_observation: of the same dtype ``[S, E, n, size]``; row s is the observation that followed the s-th step
+            of this rollout in which the copy was truncated, where it was, and arbitrary otherwise.
     """
 
-    def __init__(self, group: Group, policy: ActorCritic, steps: int, copies: int, slots: int, device: torch.device):
-        agents, distribution = (copies, group.size), policy.distribution
+    def __init__(self, group: Group, policy: ActorCritic, steps: int, copies: int, slots: int, env: BatchedEnv):
+        agents, distribution, device = (copies, group.size), policy.distribution, env.device
         shape = group.observation_space.shape
         # The environment writes its own shape; policies see one flat dimension of the same memory.
-        self.shaped_observation = torch.zeros(steps + 1, *agents, *shape, device=device)
-        self.shaped_final_observation = torch.zeros(slots, *agents, *shape, device=device)
+        self.shaped_observation = torch.zeros(steps + 1, *agents, *shape, dtype=env.obs_dtype, device=device)
+        self.shaped_final_observation = torch.zeros(slots, *agents, *shape, dtype=env.obs_dtype, device=device)
         self.observation = self.shaped_observation.flatten(3)
         self.final_observation = self.shaped_final_observation.flatten(3)
         self.action = torch.zeros(
@@ -67,8 +67,7 @@ class Rollout:
         # Truncations of a copy lie max_steps apart, so this many final observations fit, and one that is being written.
         slots = -(-steps // env.declaration.max_steps) + 1
         self.groups = {
-            name: GroupRollout(group, policies[name], steps, copies, slots, device)
-            for name, group in env.groups.items()
+            name: GroupRollout(group, policies[name], steps, copies, slots, env) for name, group in env.groups.items()
         }
         self.truncated = torch.zeros(steps, copies, dtype=torch.bool, device=device)
         self.done = torch.zeros(steps, copies, dtype=torch.bool, device=device)
