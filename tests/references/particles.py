@@ -61,7 +61,7 @@ MANY_SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "simple_world_comm-v3": [
         dict(num_good=6, num_adversaries=9, num_obstacles=3, num_food=4, num_forests=4),
-        STEERED | dict(num_good=20, num_adversaries=20),
+        STEERED | dict(num_good=10, num_adversaries=10),
         dict(num_good=2, num_adversaries=1, num_forests=1),
     ],
 }
