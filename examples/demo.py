@@ -16,11 +16,13 @@ from typing import Any
 import torch
 
 import gpu_marl_envs
-from gpu_marl_envs.cli import FRAMES_PER_SECOND, INTERRUPTED, make_env, play_frames
+from gpu_marl_envs.cli_training import FRAMES_PER_SECOND
+from gpu_marl_envs.command_line import INTERRUPTED, make_env
 from gpu_marl_envs.errors import GpuMarlError
 from gpu_marl_envs.rendering import group_colour, record_gif
-from gpu_marl_envs.training import PPO, Policy, RandomPolicy, Session, train
-from gpu_marl_envs.training.evaluate import CrossPlay, cross_play, evaluate, format_table
+from gpu_marl_envs.training import PPO, Policy, Schedule, Session, train
+from gpu_marl_envs.training.evaluate import CrossPlay, cross_play, evaluate, format_table, random_policies
+from gpu_marl_envs.training.play import play_frames
 
 ENV = "tag_continuous-v0"
 # Two slow taggers against four nimbler runners. Everyone sees everyone else, nearest first. Braking is easier than
@@ -44,7 +46,7 @@ ALGORITHM = PPO(
     rollout_steps=32,
     epochs=6,
     minibatches=8,
-    learning_rate=3e-3,
+    learning_rate=Schedule.linear(3e-3, 0.0),
     discount=0.97,
     gae_lambda=0.9,
     entropy_coefficient=0.001,
@@ -65,7 +67,7 @@ class LearningCurve:
 
     def __init__(self, device: str) -> None:
         self.env = gpu_marl_envs.make_batched(ENV, CURVE_EPISODES, device, autoreset_mode="DISABLED", **PARAMS)
-        self.random = {name: RandomPolicy(group.action_space) for name, group in self.env.groups.items()}
+        self.random = random_policies(self.env)
         self.steps = [0]
         self.tagged_by_trained = [self.runners_tagged()]
         self.tagged_of_trained = self.tagged_by_trained.copy()
@@ -146,6 +148,7 @@ def main() -> int:
         total_steps=TOTAL_STEPS,
         seed=options.seed,
         folder=options.out,
+        overwrite=True,
         max_seconds=MAX_SECONDS,
         after_iteration=curve,
     )
@@ -153,7 +156,7 @@ def main() -> int:
         print(f"Interrupted; checkpoint: {result.checkpoint}")
         return INTERRUPTED
 
-    print(f"\nCross-play: mean and standard error over {SCORE_EPISODES} episodes")
+    print(f"\nCross-play: mean over {SCORE_EPISODES} episodes, and how far the true mean may be with 95 % confidence")
     referee = gpu_marl_envs.make_batched(ENV, SCORE_EPISODES, env.device, autoreset_mode="DISABLED", **PARAMS)
     scores = cross_play(referee, result.policies, seed=options.seed + 1)
     print(cross_play_table(scores), end="\n\n")
