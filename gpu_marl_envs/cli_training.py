@@ -63,8 +63,8 @@ def add_train_flags(parser: Parser, words: Sequence[str]) -> None:
     )
     declaration = named_environment(words)
     if declaration is None and config is not None:
-        named = read_config(Path(config)).get("environment")
-        declaration = None if named is None else registry.get(str(named))
+        if Path(config).is_file() and (named := read_config(Path(config)).get("environment")) is not None:
+            declaration = registry.get(str(named))
     elif _value_of("--resume", words) is None or declaration is not None:
         parser.add_argument("environment", metavar="ENV", help="an environment's id; `gpu-marl list` lists them")
     if declaration is not None:

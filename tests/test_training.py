@@ -437,6 +437,7 @@ def test_policies_start_from_checkpoints(make: Make, tmp_path: Path) -> None:
         ({"a": PolicySpec(groups=("runner",)), "runner": PolicySpec()}, "'runner' has two policies, 'a' and 'runner'"),
         ({"tagger": PolicySpec(groups=("runner",))}, "Nobody plays group 'tagger'"),
         ({"tagger": PolicySpec(algorithm=PPO(rollout_steps=7))}, "the same rollout_steps, but 'tagger' has 7"),
+        ({"all": PolicySpec(groups=("tagger", "runner"), frozen=True)}, "All policies are frozen; train at least one"),
     ],
 )
 def test_policies_that_cannot_be(make: Make, specs: dict[str, PolicySpec], message: str) -> None:

@@ -196,7 +196,7 @@ class FakeWandb(SimpleNamespace):
     """Stands for the module wandb, and notes what it is told."""
 
     def __init__(self) -> None:
-        super().__init__(rows=[], finished=False, options={})
+        super().__init__(rows=[], finished=False, options={}, id="abc")
 
     def init(self, **options: Any) -> FakeWandb:
         self.options = options
@@ -209,7 +209,7 @@ class FakeWandb(SimpleNamespace):
         self.finished = True
 
 
-def test_weights_and_biases_gets_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_gets_every_row(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     folder = tmp_path / "one"
@@ -218,7 +218,12 @@ def test_weights_and_biases_gets_every_row(tmp_path: Path, monkeypatch: pytest.M
     assert wandb.options["config"]["policies"]["player"]["rollout_steps"] == 8
     assert [step for step, _ in wandb.rows] == [row["agent_steps"] for row in result.history]
     assert wandb.rows[-1][1]["player/entropy"] == result.history[-1]["player/entropy"]
-    assert wandb.finished
+    assert wandb.finished and wandb.options["id"] is None
+
+    env = make("tag_gridworld-v0", 2, autoreset_mode="SAME_STEP", device="cpu")
+    train(env, PPO(**SMALL), total_steps=1, folder=tmp_path / "two", progress=False, wandb="tag")
+    resume(tmp_path / "two", total_steps=1_000, progress=False, wandb="tag")
+    assert wandb.options["id"] == "abc"
 
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(BackendUnavailableError, match=r"pip install 'gpu-marl-envs\[wandb\]'"):

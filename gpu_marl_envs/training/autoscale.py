@@ -11,7 +11,7 @@ import torch
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.errors import OutOfMemoryError
 from gpu_marl_envs.training.algorithm import Algorithm
-from gpu_marl_envs.training.learner import PolicySpec
+from gpu_marl_envs.training.learner import PolicySpec, resolve_policies, rollout_steps
 from gpu_marl_envs.training.session import Session, train
 
 FIRST = {"cpu": 16, "cuda": 256}  # copies to begin with, by type of device
@@ -85,7 +85,7 @@ def _measure(
         memory = session.rollout_bytes
         session.interrupted = session.iteration > ITERATIONS
 
-    steps = env.num_envs * env.num_agents * algorithm.rollout_steps
+    steps = env.num_envs * env.num_agents * rollout_steps(resolve_policies(env, algorithm, policies))
     result = train(
         env, algorithm, policies=policies, total_steps=10**15, progress=False, after_iteration=stop_after_some
     )

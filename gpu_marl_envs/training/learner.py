@@ -116,11 +116,24 @@ def resolve_policies(
     resolved |= missing
     for name, spec in resolved.items():
         _check_alike(env, name, spec.groups)
-    steps = {name: spec.algorithm.rollout_steps for name, spec in resolved.items() if spec.algorithm}
+    rollout_steps(resolved)
+    return resolved
+
+
+def rollout_steps(specs: Mapping[str, PolicySpec]) -> int:
+    """How many steps all copies take between two updates.
+
+    Raises:
+        ParameterError: the policies that learn do not agree, or there are none.
+    """
+    trained = {name: spec.algorithm for name, spec in specs.items() if spec.algorithm and not spec.frozen}
+    steps = {name: algorithm.rollout_steps for name, algorithm in trained.items()}
+    if not steps:
+        raise ParameterError("All policies are frozen; train at least one.")
     if len(set(steps.values())) > 1:
         given = ", ".join(f"{name!r} has {count}" for name, count in steps.items())
         raise ParameterError(f"All policies must have the same rollout_steps, but {given}.")
-    return resolved
+    return next(iter(steps.values()))
 
 
 def _check_alike(env: BatchedEnv, name: str, groups: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from gpu_marl_envs.errors import BackendUnavailableError
 from gpu_marl_envs.training.checkpoints import replacing
 
 CSV_NAME = "metrics.csv"
+WANDB_ID_NAME = "wandb_id.txt"
 
 
 class Metrics:
@@ -51,7 +52,7 @@ class Metrics:
         self.history: list[dict[str, float]] = []
         self._writers: list[_Writer] = []
         if wandb is not None:
-            self._writers.append(_WeightsAndBiases(wandb, folder, config or {}))
+            self._writers.append(_WeightsAndBiases(wandb, folder, config or {}, agent_steps))
         if folder is not None:
             self._writers += [_Csv(folder, agent_steps), _TensorBoard(folder, agent_steps)]
         self._returns: dict[str, str] = {}
@@ -161,7 +162,7 @@ class _TensorBoard:
 class _WeightsAndBiases:
     """A run of https://wandb.ai, over agent-steps."""
 
-    def __init__(self, project: str, folder: Path | None, config: dict[str, Any]) -> None:
+    def __init__(self, project: str, folder: Path | None, config: dict[str, Any], agent_steps: int) -> None:
         try:
             wandb = importlib.import_module("wandb")
         except ImportError as error:
@@ -169,12 +170,15 @@ class _WeightsAndBiases:
                 f"Logging to Weights & Biases needs wandb, which cannot be imported ({error}); "
                 "install it with: pip install 'gpu-marl-envs[wandb]'"
             ) from None
-        name = None if folder is None else folder.name
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
-            project=project, name=name, id=name, resume="allow", dir=None if folder is None else folder, config=config
-        )
+        if folder is None:
+            self._run = wandb.init(project=project, config=config)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        # A resumed run finds itself by the id that it was given when it began.
+        note = folder / WANDB_ID_NAME
+        known = note.read_text() if agent_steps and note.exists() else None
+        self._run = wandb.init(project=project, name=folder.name, dir=folder, config=config, id=known, resume="allow")
+        note.write_text(self._run.id)
 
     def write(self, row: dict[str, float], known: dict[str, float]) -> None:
         self._run.log(known, step=int(row["agent_steps"]))

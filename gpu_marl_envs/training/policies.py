@@ -119,7 +119,16 @@ class ActorCritic(nn.Module):
         self, observation: Tensor, generator: torch.Generator, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Actions ``[..., *action_shape]`` and their log-probabilities ``[...]`` for observations ``[..., size]``."""
-        return self.distribution.sample(self._action_parameters(observation), generator, mask)
+        return self.distribution.sample(self.action_parameters(observation), generator, mask)
+
+    def action_parameters(self, observation: Tensor) -> Tensor:
+        """Parameters of the action distribution ``[..., num_parameters]`` for observations ``[..., size]``."""
+        if not isinstance(self.network, SeparableNetwork):
+            return self._both(observation, None)[0]
+        if self.observation_normalizer is not None:
+            observation = self.observation_normalizer(observation)
+        with self._precision(observation):
+            return _at_least_single(self.network.actor(observation))
 
     def value(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
         """Estimated return ``[...]`` of observations ``[..., size]``, and of states with a centralised critic."""
@@ -150,7 +159,7 @@ class ActorCritic(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Actions for the environment; see :class:`Policy`."""
-        parameters = self._action_parameters(observation.flatten(2))
+        parameters = self.action_parameters(observation.flatten(2))
         if deterministic:
             action = self.distribution.mode(parameters, mask)
         else:
@@ -200,14 +209,6 @@ class ActorCritic(nn.Module):
         if state is None:
             raise ParameterError("This policy has a centralised critic, whose values need the state as well.")
         return observation, self.state_normalizer(state)
-
-    def _action_parameters(self, observation: Tensor) -> Tensor:
-        if not isinstance(self.network, SeparableNetwork):
-            return self._both(observation, None)[0]
-        if self.observation_normalizer is not None:
-            observation = self.observation_normalizer(observation)
-        with self._precision(observation):
-            return _at_least_single(self.network.actor(observation))
 
     def _both(self, observation: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         observation, state = self._normalized(observation, state)

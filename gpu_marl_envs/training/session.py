@@ -21,7 +21,14 @@ from gpu_marl_envs.errors import OutOfMemoryError, ParameterError
 from gpu_marl_envs.training.algorithm import Algorithm, TrainingError
 from gpu_marl_envs.training.checkpoints import CHECKPOINT_NAME, Checkpoint, learner_state
 from gpu_marl_envs.training.config import CONFIG_NAME, resolved, write_config
-from gpu_marl_envs.training.learner import Learner, PolicySpec, make_learners, policies_by_group, resolve_policies
+from gpu_marl_envs.training.learner import (
+    Learner,
+    PolicySpec,
+    make_learners,
+    policies_by_group,
+    resolve_policies,
+    rollout_steps,
+)
 from gpu_marl_envs.training.metrics import CSV_NAME, Metrics, Readback
 from gpu_marl_envs.training.policies import ActorCritic
 from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for, check_autoreset_mode
@@ -82,7 +89,7 @@ class Session:
         self.policies = policies_by_group(learners)
         self.iteration = self.agent_steps = 0
         self.interrupted = False
-        steps = next(iter(learners.values())).algorithm.rollout_steps
+        steps = rollout_steps({name: learner.spec for name, learner in learners.items()})
         self._rollout = _rollout(env, self.policies, steps)
         self._env, self._metrics, self._readback = env, metrics, Readback(env.device)
         self._total_steps, self._max_seconds, self._folder = total_steps, max_seconds, folder
@@ -309,11 +316,11 @@ def resume(
         folder: of the run.
         total_steps: a new length of the run in agent-steps, those that are done included; schedules follow it.
         device: another device.
-        progress: as in :func:`train`, like all below.
-        wandb: …
-        max_seconds: …; the time before is not counted.
-        checkpoint_seconds: …
-        after_iteration: …
+        progress: as in :func:`train`.
+        wandb: as in :func:`train`; a run that was logged there already is continued.
+        max_seconds: as in :func:`train`; the time before is not counted.
+        checkpoint_seconds: as in :func:`train`.
+        after_iteration: as in :func:`train`.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -371,7 +378,8 @@ def _stop_on_signal(session: Session) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's
 
     def request_stop(number: int, frame: FrameType | None) -> None:
         session.interrupted = True
