@@ -162,52 +162,65 @@ def _stop_after_three(session: Session) -> None:
 
 def fractions(env: BatchedEnv, algorithm: Algorithm, seconds_per_iteration: float) -> dict[str, float]:
     """The parts of an iteration, timed alone on the same tensors, as shares of an iteration that was timed whole."""
-    learners = make_learners(env, resolve_policies(env, algorithm, None), 0)
-    policies = policies_by_group(learners)
-    rollout = Rollout(env, policies, algorithm.rollout_steps)
-    generator = torch.Generator(env.device).manual_seed(0)
-    rollout.collect(generator)
-    steps, groups = range(rollout.steps), rollout.groups.items()
-
-    @torch.no_grad()
-    def inference() -> None:
-        for t in steps:
-            for name, group in groups:
-                policies[name].action_parameters(group.observation[t])
-
-    with torch.no_grad():
-        parameters = {name: policies[name].action_parameters(group.observation[0]) for name, group in groups}
-
-    @torch.no_grad()
-    def sampling() -> None:
-        for _ in steps:
-            for name, group in groups:
-                policies[name].distribution.sample(parameters[name], generator)
-
-    def stepping() -> None:
-        for t in steps:
-            actions = {name: policies[name].distribution.to_environment(group.action[t]) for name, group in groups}
-            env.step(actions, out=rollout._out[t])
-
-    def estimating() -> None:
-        for _, group in groups:
-            ended = group.terminated | rollout.done[..., None]
-            generalized_advantages(group.reward, group.log_prob, group.log_prob, group.terminated, ended, 0.99, 0.95)
-
-    def learning() -> None:
-        for learner in learners.values():
-            learner.learn(rollout, 0.5, generator)
-
-    collecting = _seconds(lambda: rollout.collect(generator), env.device)
+    parts = Parts(env, algorithm)
     timed = {
-        "rollout": collecting,
-        "of it inference": _seconds(inference, env.device),
-        "of it sampling": _seconds(sampling, env.device),
-        "of it step": _seconds(stepping, env.device),
-        "values, advantages and update": _seconds(learning, env.device),
-        "of it GAE": _seconds(estimating, env.device),
+        "rollout": parts.collect,
+        "of it inference": parts.infer,
+        "of it sampling": parts.sample,
+        "of it step": parts.step,
+        "values, advantages and update": parts.learn,
+        "of it GAE": parts.estimate,
     }
-    return {part: seconds / seconds_per_iteration for part, seconds in timed.items()}
+    return {part: _seconds(run, env.device) / seconds_per_iteration for part, run in timed.items()}
+
+
+class Parts:
+    """The parts of one iteration, each to be run alone."""
+
+    def __init__(self, env: BatchedEnv, algorithm: Algorithm) -> None:
+        self.env = env
+        self.learners = make_learners(env, resolve_policies(env, algorithm, None), 0)
+        self.policies = policies_by_group(self.learners)
+        self.rollout = Rollout(env, self.policies, algorithm.rollout_steps)
+        self.generator = torch.Generator(env.device).manual_seed(0)
+        self.collect()
+        with torch.no_grad():
+            self.parameters = {
+                name: policy.action_parameters(self.rollout.groups[name].observation[0])
+                for name, policy in self.policies.items()
+            }
+
+    def collect(self) -> None:
+        self.rollout.collect(self.generator)
+
+    @torch.no_grad()
+    def infer(self) -> None:
+        for t in range(self.rollout.steps):
+            for name, policy in self.policies.items():
+                policy.action_parameters(self.rollout.groups[name].observation[t])
+
+    @torch.no_grad()
+    def sample(self) -> None:
+        for _ in range(self.rollout.steps):
+            for name, policy in self.policies.items():
+                policy.distribution.sample(self.parameters[name], self.generator)
+
+    def step(self) -> None:
+        for t in range(self.rollout.steps):
+            actions = {
+                name: policy.distribution.to_environment(self.rollout.groups[name].action[t])
+                for name, policy in self.policies.items()
+            }
+            self.env.step(actions)
+
+    def learn(self) -> None:
+        for learner in self.learners.values():
+            learner.learn(self.rollout, 0.5, self.generator)
+
+    def estimate(self) -> None:
+        for group in self.rollout.groups.values():
+            ended = group.terminated | self.rollout.done[..., None]
+            generalized_advantages(group.reward, group.log_prob, group.log_prob, group.terminated, ended, 0.99, 0.95)
 
 
 def measure_sampling(device: torch.device) -> dict[str, float]:

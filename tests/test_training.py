@@ -503,6 +503,7 @@ def test_bfloat16_changes_little(make: Make) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses them itself
 def test_a_compiled_loss_gives_the_same_update(make: Make) -> None:
     weights = []
     for compile_loss in (False, True):

@@ -323,6 +323,17 @@ def test_a_run_can_be_prolonged(tmp_path: Path, make: Make) -> None:
     assert Checkpoint.load(tmp_path).total_steps == 500
 
 
+def test_a_run_can_change_to_another_type_of_device(tmp_path: Path, make: Make) -> None:
+    """Its random numbers start anew there, since generators of two types have different states."""
+    env = make("tag_gridworld-v0", 4, autoreset_mode="SAME_STEP", device="cpu", num_taggers=2)
+    train(env, PPO(rollout_steps=8, **SMALL), total_steps=200, folder=tmp_path, progress=False)
+    checkpoint = Checkpoint.load(tmp_path)
+    elsewhere = dataclasses.replace(checkpoint, device="cuda", random_state=torch.zeros(16, dtype=torch.uint8))
+    elsewhere.save(tmp_path / "checkpoint.pt")
+    result = resume(tmp_path / "checkpoint.pt", total_steps=500, device="cpu", progress=False)
+    assert result.agent_steps >= 500
+
+
 def test_rows_that_are_newer_than_the_checkpoint_are_dropped(tmp_path: Path, make: Make) -> None:
     env = make("tag_gridworld-v0", 4, autoreset_mode="SAME_STEP", device="cpu", num_taggers=2)
     train(env, PPO(rollout_steps=8, **SMALL), total_steps=300, folder=tmp_path, progress=False)
@@ -553,10 +564,13 @@ def test_numbers_of_a_cpu_are_there_at_once() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("options", [[], ["--runners", "6"], ["--runners", "6", "--algo", "a2c"]], ids=" ".join)
+def test_the_demo_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
     """Its exit code says whether trained agents beat random ones by the margins that it states."""
     demo = Path(__file__).parents[1] / "examples" / "demo.py"
-    monkeypatch.setattr("sys.argv", [str(demo), "--out", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", [str(demo), "--out", str(tmp_path), *options])
     with pytest.raises(SystemExit) as exit_code:
         runpy.run_path(str(demo), run_name="__main__")
     output = capsys.readouterr()

@@ -200,10 +200,16 @@ class Session:
         return path
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes to where a checkpoint was taken; the learners are those that it restored."""
+        """Goes to where a checkpoint was taken; the learners are those that it restored.
+
+        Random numbers are of a type of device: on another one they start anew.
+        """
         self.iteration, self.agent_steps = checkpoint.iteration, checkpoint.agent_steps
         self._seconds_before = checkpoint.seconds
-        self.generator.set_state(checkpoint.random_state)
+        if torch.device(checkpoint.device).type == self._env.device.type:
+            self.generator.set_state(checkpoint.random_state)
+        else:
+            self.generator.manual_seed(self.seed + self.iteration)
         self._env.state.restore(checkpoint.env_state)
         self._rollout.restore(checkpoint.rollout)
 
@@ -313,7 +319,7 @@ def resume(
     """Continues a run from its checkpoint; on the same device to the bits that it would have come to without a stop.
 
     Args:
-        folder: of the run.
+        folder: of the run, or its checkpoint.
         total_steps: a new length of the run in agent-steps, those that are done included; schedules follow it.
         device: another device.
         progress: as in :func:`train`.
@@ -329,6 +335,7 @@ def resume(
         TrainingError: a loss is not finite; a checkpoint from before stays.
     """
     folder = Path(folder)
+    folder = folder.parent if folder.name == CHECKPOINT_NAME else folder
     checkpoint = Checkpoint.load(folder / CHECKPOINT_NAME)
     total_steps = checkpoint.total_steps if total_steps is None else total_steps
     central = any(policy["settings"]["central_critic"] for policy in checkpoint.policies.values())
