@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 from references.games import FAST, FAST_A2C, SMALL, FakeEnv, matching_bit, play
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -451,6 +452,32 @@ def test_groups_that_differ_cannot_share_a_policy(make: Make) -> None:
     env = make("probe-v0", 2, autoreset_mode="SAME_STEP", device="cpu")
     with pytest.raises(ParameterError, match="cannot play both 'few' and 'many', whose observation spaces differ"):
         run(env, PPO(), 10, policies={"all": PolicySpec(groups=("few", "many"))})
+
+
+def test_groups_whose_actions_have_other_bounds_cannot_share_a_policy(make: Make) -> None:
+    env = make("tag_continuous-v0", 2, autoreset_mode="SAME_STEP", device="cpu", continuous_actions=True, **TAG)
+    runner = env.groups["runner"]
+    env.groups["runner"] = dataclasses.replace(runner, action_space=Box(-9.0, 9.0, (2,)))
+    with pytest.raises(ParameterError, match="whose action spaces differ"):
+        run(env, PPO(), 10, policies={"all": PolicySpec(groups=("tagger", "runner"))})
+
+
+def test_weights_with_a_centralised_critic_need_one(make: Make, tmp_path: Path) -> None:
+    env = make("tag_gridworld-v0", 2, autoreset_mode="DISABLED", device="cpu")
+    run(env, PPO(central_critic=True, rollout_steps=8, **SMALL), 1, folder=tmp_path)
+    env = make("tag_gridworld-v0", 2, autoreset_mode="SAME_STEP", device="cpu")
+    with pytest.raises(ParameterError, match="have a centralised critic; set central_critic=True"):
+        run(env, PPO(), 1, policies={"tagger": PolicySpec(weights=tmp_path)})
+    run(env, PPO(rollout_steps=8), 1, policies={"tagger": PolicySpec(weights=tmp_path, frozen=True)})
+
+
+def test_a_network_without_a_name_is_trained_but_not_written(make: Make, tmp_path: Path) -> None:
+    env = make("tag_gridworld-v0", 2, autoreset_mode="SAME_STEP", device="cpu")
+    specs = {"tagger": PolicySpec(network=functools.partial(Linear))}
+    run(env, PPO(rollout_steps=4), 1, policies=specs)
+    with pytest.raises(ParameterError, match="at the top level of a module"):
+        run(env, PPO(rollout_steps=4), 1, policies=specs, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_policy_is_a_plain_module(make: Make, tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ class A2C(Algorithm):
         """The body of algorithm S3's loop, from all copies at once."""
         if self.normalize_advantages:
             samples = normalized(samples)
-        entropy_coefficient = samples.weight.new_tensor(self.at("entropy_coefficient", fraction))
+        # Filled on the device: a copy from the host would wait for it.
+        entropy_coefficient = samples.weight.new_full((), self.at("entropy_coefficient", fraction))
         loss, terms = learner.loss(samples, entropy_coefficient)
         norm = gradient_step(learner, loss)
         return {key: term.detach() for key, term in terms.items()} | {

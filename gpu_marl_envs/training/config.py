@@ -41,7 +41,7 @@ class RunConfig:
         environment: the environment's id.
         env: its parameters by name.
         algorithm: name of the algorithm that trains the policies.
-        settings: of this algorithm, by name; a key of the algorithm's name in a file.
+        settings: by algorithm, what holds for all policies that it trains; keys of the algorithms' names in a file.
         policies: by name, what the policies have of their own: ``groups``, ``algorithm``, ``network``, ``frozen``,
             ``weights`` and settings of the algorithm.
         num_envs: number of copies; ``"auto"`` measures; none leaves it to the device.
@@ -212,7 +212,7 @@ def _mapping(value: Any, name: str) -> dict[str, Any]:
 def _whole(value: Any, name: str, *, least: int) -> int:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not number.is_integer() or number < least:
         raise ParameterError(f"{name} must be a whole number of at least {least}, but {value!r} was given.")

@@ -139,15 +139,16 @@ def rollout_steps(specs: Mapping[str, PolicySpec]) -> int:
 def _check_alike(env: BatchedEnv, name: str, groups: Sequence[str]) -> None:
     first = env.groups[groups[0]]
     for group in (env.groups[other] for other in groups[1:]):
-        for what in ("observation_space", "action_space"):
-            if getattr(group, what).shape != getattr(first, what).shape or (
-                what == "action_space" and group.action_counts != first.action_counts
-            ):
-                kind = what.removesuffix("_space")
-                raise ParameterError(
-                    f"Policy {name!r} cannot play both {first.name!r} and {group.name!r}, whose {kind} spaces differ: "
-                    f"{getattr(first, what)} and {getattr(group, what)}; give each a policy of its own."
-                )
+        if group.observation_space.shape != first.observation_space.shape:
+            kind, spaces = "observation", (first.observation_space, group.observation_space)
+        elif group.action_space != first.action_space:
+            kind, spaces = "action", (first.action_space, group.action_space)
+        else:
+            continue
+        raise ParameterError(
+            f"Policy {name!r} cannot play both {first.name!r} and {group.name!r}, whose {kind} spaces differ: "
+            f"{spaces[0]} and {spaces[1]}; give each a policy of its own."
+        )
 
 
 def make_learners(env: BatchedEnv, specs: Mapping[str, PolicySpec], seed: int) -> dict[str, Learner]:
@@ -160,6 +161,7 @@ def make_learners(env: BatchedEnv, specs: Mapping[str, PolicySpec], seed: int) -
 
     Raises:
         CheckpointError: a checkpoint has no policy that fits.
+        ParameterError: a network cannot do what is asked.
     """
     learners = {}
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn from torch's global generator of the CPU
@@ -170,12 +172,15 @@ def make_learners(env: BatchedEnv, specs: Mapping[str, PolicySpec], seed: int) -
 
 
 def _initial_policy(env: BatchedEnv, name: str, spec: PolicySpec) -> ActorCritic:
+    algorithm = spec.algorithm
+    assert algorithm is not None
     if spec.weights is not None:
         from gpu_marl_envs.training.checkpoints import Checkpoint
 
-        return Checkpoint.load(spec.weights).policy_for(env, name, spec.groups)
-    algorithm = spec.algorithm
-    assert algorithm is not None
+        policy = Checkpoint.load(spec.weights).policy_for(env, name, spec.groups)
+        if policy.interface.state_size and not (spec.frozen or algorithm.central_critic):
+            raise ParameterError(f"The weights of policy {name!r} have a centralised critic; set central_critic=True.")
+        return policy
     return ActorCritic(
         env.groups[spec.groups[0]],
         spec.network or algorithm.network(),

@@ -47,7 +47,8 @@ class PPO(Algorithm):
         if self.normalize_advantages:
             samples = normalized(samples)
         scheduled = ("clip_range", "entropy_coefficient")
-        coefficients = [samples.weight.new_tensor(self.at(name, fraction)) for name in scheduled]
+        # Filled on the device: a copy from the host would wait for it.
+        coefficients = [samples.weight.new_full((), self.at(name, fraction)) for name in scheduled]
         seen: list[dict[str, Tensor]] = []
         for _ in range(self.epochs):
             before = len(seen)

@@ -29,7 +29,7 @@ from gpu_marl_envs.training.learner import (
     resolve_policies,
     rollout_steps,
 )
-from gpu_marl_envs.training.metrics import CSV_NAME, Metrics, Readback
+from gpu_marl_envs.training.metrics import WANDB_ID_NAME, Metrics, Readback
 from gpu_marl_envs.training.policies import ActorCritic
 from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for, check_autoreset_mode
 
@@ -278,9 +278,10 @@ def train(
         )
     check_autoreset_mode(env, central)
     learners = make_learners(env, specs, seed)
-    if folder is not None and overwrite:
-        _remove_run(folder)
-    config = resolved(env, learners, total_steps=total_steps, seed=seed)
+    stale = _left_behind(folder, wandb)
+    config = {}
+    if folder is not None or wandb is not None:  # a network without a name can be trained, but not written down
+        config = resolved(env, learners, total_steps=total_steps, seed=seed)
     with Metrics(folder, total_steps, progress, wandb=wandb, config=config) as metrics, _on_stream_of(env):
         session = Session(
             env,
@@ -293,16 +294,20 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
             after_iteration=after_iteration,
         )
+        for path in stale:
+            path.unlink()
         if folder is not None:
             write_config(config, folder / CONFIG_NAME)
         session.save()
         return _run(session, metrics)
 
 
-def _remove_run(folder: Path) -> None:
-    for pattern in (CHECKPOINT_NAME, CONFIG_NAME, CSV_NAME, "events.out.tfevents.*"):
-        for path in folder.glob(pattern):
-            path.unlink()
+def _left_behind(folder: Path | None, wandb: str | None) -> list[Path]:
+    """What a run in this folder wrote and a new one does not replace; to be removed once nothing more can go wrong."""
+    if folder is None or not (folder / CHECKPOINT_NAME).exists():
+        return []
+    patterns = ["events.out.tfevents.*", *([WANDB_ID_NAME] if wandb is None else [])]
+    return [path for pattern in patterns for path in folder.glob(pattern)]
 
 
 def resume(
