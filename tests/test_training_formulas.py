@@ -72,17 +72,17 @@ def test_each_truncation_bootstraps_from_its_own_final_observation() -> None:
 
 
 def categories(device: str) -> tuple[Tensor, np.ndarray]:
-    """Log-probabilities of 21 choices, some of them impossible, first and last included, and the probabilities."""
+    """Logits of 21 choices, some of them impossible, first and last included, and the probabilities."""
     logits = 2 * torch.randn(21, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits[[0, 7, 20]] = -1e9
     probabilities = logits.softmax(0).numpy()
-    return logits.float().log_softmax(-1).to(device), probabilities
+    return logits.float().to(device), probabilities
 
 
 def test_categorical_samples_pass_chi_square(device: str) -> None:
-    log_probs, probabilities = categories(device)
+    logits, probabilities = categories(device)
     draws = 400_000
-    index, log_prob = sample_categorical(log_probs.expand(draws, -1), torch.Generator(device).manual_seed(0))
+    index, log_prob = sample_categorical(logits.expand(draws, -1), torch.Generator(device).manual_seed(0))
     counts = np.bincount(index.cpu().numpy(), minlength=21)
     possible = probabilities > 0
     assert counts[~possible].sum() == 0
@@ -97,10 +97,10 @@ def test_categorical_samples_pass_chi_square(device: str) -> None:
 
 def test_categorical_samples_at_the_ends_of_the_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest and the largest random number fall into the first and the last choice that is possible."""
-    log_probs, probabilities = categories("cpu")
+    logits, probabilities = categories("cpu")
     for number, expected in ((0.0, 1), (1 - 2**-24, 19)):
         monkeypatch.setattr(torch, "rand", lambda *shape, value=number, **_: torch.full(shape, value))
-        index, _ = sample_categorical(log_probs.expand(5, -1), torch.Generator())
+        index, _ = sample_categorical(logits.expand(5, -1), torch.Generator())
         assert probabilities[expected] > 0
         assert index.tolist() == [expected] * 5
 

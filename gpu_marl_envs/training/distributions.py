@@ -78,28 +78,28 @@ class CategoricalActions(ActionDistribution):
         self._all_exist = bool((counts == self.choices).all())
         self.register_buffer("exists", torch.arange(self.choices) < counts[:, None], persistent=False)
 
-    def log_probs(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
-        """Log-probabilities ``[..., components, choices]``."""
+    def logits(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits ``[..., components, choices]``, of impossible choices so low that their probability is 0."""
         logits = parameters.unflatten(-1, (self.components, self.choices))
         if not self._all_exist:
             logits = torch.where(self.exists, logits, _IMPOSSIBLE)
         if mask is not None:
             logits = torch.where(mask.unflatten(-1, (self.components, self.choices)), logits, _IMPOSSIBLE)
-        return logits.log_softmax(-1)
+        return logits
 
     def sample(
         self, parameters: Tensor, generator: torch.Generator, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        index, log_prob = sample_categorical(self.log_probs(parameters, mask), generator)
+        index, log_prob = sample_categorical(self.logits(parameters, mask), generator)
         return self._to_shape(index), log_prob.sum(-1)
 
     def mode(self, parameters: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self._to_shape(self.log_probs(parameters, mask).argmax(-1))
+        return self._to_shape(self.logits(parameters, mask).argmax(-1))
 
     def log_prob_and_entropy(
         self, parameters: Tensor, action: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        log_probs = self.log_probs(parameters, mask)
+        log_probs = self.logits(parameters, mask).log_softmax(-1)
         index = action.long().reshape(*log_probs.shape[:-1], 1)
         log_prob = log_probs.gather(-1, index).squeeze(-1).sum(-1)
         return log_prob, -(log_probs.exp() * log_probs).sum((-1, -2))

@@ -138,6 +138,7 @@ def rollout_steps(specs: Mapping[str, PolicySpec]) -> int:
 
 def _check_alike(env: BatchedEnv, name: str, groups: Sequence[str]) -> None:
     first = env.groups[groups[0]]
+    spaces: tuple[object, object]
     for group in (env.groups[other] for other in groups[1:]):
         if group.observation_space.shape != first.observation_space.shape:
             kind, spaces = "observation", (first.observation_space, group.observation_space)

@@ -13,13 +13,12 @@ from torch import Tensor
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
-def sample_categorical(log_probs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def sample_categorical(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draws one choice from each distribution.
 
     Args:
-        log_probs: normalised, ``[..., choices]``; impossible choices have a probability that rounds to zero, and are
-            never drawn.
-        generator: random numbers on the device of ``log_probs``.
+        logits: ``[..., choices]``; choices whose probability rounds to zero are never drawn.
+        generator: random numbers on the device of ``logits``.
 
     Returns:
         The choices, int64 ``[...]``, and their log-probabilities ``[...]``.
@@ -27,6 +26,7 @@ def sample_categorical(log_probs: Tensor, generator: torch.Generator) -> tuple[T
     # The inverse of the cumulative distribution takes one random number: a third of the cost of multinomial(). A
     # uniform number is below 1, so its product with the total is below the total, and the first sum above it ends with
     # a choice that has added to it.
+    log_probs = logits.log_softmax(-1)
     cumulative = log_probs.exp().cumsum(-1)
     uniform = torch.rand(*cumulative.shape[:-1], 1, generator=generator, device=cumulative.device)
     index = (cumulative <= uniform * cumulative[..., -1:]).sum(-1)
