@@ -125,8 +125,7 @@ class ActorCritic(nn.Module):
         """Parameters of the action distribution ``[..., num_parameters]`` for observations ``[..., size]``."""
         if not isinstance(self.network, SeparableNetwork):
             return self._both(observation, None)[0]
-        if self.observation_normalizer is not None:
-            observation = self.observation_normalizer(observation)
+        observation = self._normalized_observation(observation)
         with self._precision(observation):
             return _at_least_single(self.network.actor(observation))
 
@@ -193,7 +192,7 @@ class ActorCritic(nn.Module):
     def observe_inputs(self, observation: Tensor, state: Tensor | None, weight: Tensor) -> None:
         """Takes observations ``[N, size]`` and states into the statistics."""
         if self.observation_normalizer is not None:
-            self.observation_normalizer.update(observation, weight)
+            self.observation_normalizer.update(_at_least_single(observation), weight)
         if self.state_normalizer is not None and state is not None:
             self.state_normalizer.update(state, weight)
 
@@ -201,9 +200,12 @@ class ActorCritic(nn.Module):
         normalizer = self.value_normalizer
         return value if normalizer is None else value * normalizer.deviation + normalizer.mean
 
+    def _normalized_observation(self, observation: Tensor) -> Tensor:
+        observation = _at_least_single(observation)
+        return observation if self.observation_normalizer is None else self.observation_normalizer(observation)
+
     def _normalized(self, observation: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if self.observation_normalizer is not None:
-            observation = self.observation_normalizer(observation)
+        observation = self._normalized_observation(observation)
         if self.state_normalizer is None:
             return observation, None
         if state is None:
@@ -221,7 +223,7 @@ class ActorCritic(nn.Module):
 
 
 def _at_least_single(numbers: Tensor) -> Tensor:
-    """Distributions and losses are not for the precision of bfloat16."""
+    """Statistics, distributions and losses are not for the precision of bfloat16."""
     return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.errors import ParameterError
-from gpu_marl_envs.spec import Group
 from gpu_marl_envs.training.gae import generalized_advantages, value_after_step
 from gpu_marl_envs.training.policies import ActorCritic
 
@@ -20,25 +19,30 @@ class GroupRollout:
     """The steps of one agent group; T steps of E copies with n agents each.
 
     Attributes:
-        observation: float32 ``[T + 1, E, n, size]``; the last one follows the last step.
+        observation: ``[T + 1, E, n, size]``, of the environment's dtype; the last one follows the last step.
         action: ``[T, E, n, *action_shape]``, as the policy sampled them.
         log_prob: float32 ``[T, E, n]``, of these actions under the policy that sampled them.
         reward: float32 ``[T, E, n]``.
         terminated: bool ``[T, E, n]``, whether the agent has left the episode by the end of the step.
         live: bool ``[T, E, n]``, whether the agent was in the game before the step; only these steps are learnt from.
         mask: bool ``[T + 1, E, n, num_parameters]``, the allowed choices; none where the environment masks nothing.
-        final_observation: float32 ``[S, E, n, size]``; row s is the observation that followed the s-th step of this
-            rollout in which the copy was truncated, where it was, and arbitrary otherwise.
+        final_observation: ``[S, E, n, size]``; row s is the observation that followed the s-th step of this rollout in
+            which the copy was truncated, where it was, and arbitrary otherwise.
+
+    Args:
+        first: the observation to begin with, which becomes the last one of the storage.
+        policy: that plays the group.
+        steps: T.
+        slots: S.
+        mask: whether the environment masks actions of this group.
     """
 
-    def __init__(
-        self, group: Group, policy: ActorCritic, steps: int, copies: int, slots: int, mask: bool, device: torch.device
-    ):
-        agents, distribution = (copies, group.size), policy.distribution
-        shape = group.observation_space.shape
+    def __init__(self, first: Tensor, policy: ActorCritic, steps: int, slots: int, mask: bool) -> None:
+        agents, distribution, device = first.shape[:2], policy.distribution, first.device
         # The environment writes its own shape; policies see one flat dimension of the same memory.
-        self.shaped_observation = torch.zeros(steps + 1, *agents, *shape, device=device)
-        self.shaped_final_observation = torch.zeros(slots, *agents, *shape, device=device)
+        self.shaped_observation = first.new_zeros(steps + 1, *first.shape)
+        self.shaped_observation[steps].copy_(first)
+        self.shaped_final_observation = first.new_zeros(slots, *first.shape)
         self.observation = self.shaped_observation.flatten(3)
         self.final_observation = self.shaped_final_observation.flatten(3)
         self.action = torch.zeros(
@@ -83,8 +87,8 @@ class Rollout:
         first = env.reset()
         masks = action_masks(env)
         self.groups = {
-            name: GroupRollout(group, policies[name], steps, copies, slots, name in masks, device)
-            for name, group in env.groups.items()
+            name: GroupRollout(observation, policies[name], steps, slots, name in masks)
+            for name, observation in first.items()
         }
         self.truncated = torch.zeros(steps, copies, dtype=torch.bool, device=device)
         self.done = torch.zeros(steps, copies, dtype=torch.bool, device=device)
@@ -94,8 +98,6 @@ class Rollout:
         self._copies = torch.arange(copies, device=device)
         self._episode_sums = {name: torch.zeros(2, device=device) for name in self.groups}
         self._out = [self._destination(t) for t in range(steps)]
-        for name, observation in first.items():
-            self.groups[name].shaped_observation[steps].copy_(observation)
         if central:
             size = global_state(env).shape[1]
             self.state = torch.zeros(steps + 1, copies, size, device=device)
