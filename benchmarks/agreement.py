@@ -21,11 +21,13 @@ NEAR: dict[str, Any] = {"use_full_observation": False, "grid_length": 30}
 RUNS: list[tuple[str, int, int, dict[str, Any]]] = [
     ("tag_gridworld-v0", 6000, 100, {"num_taggers": 1, "episode_length": 40}),
     ("tag_gridworld-v0", 6000, 100, {"num_taggers": 4, "use_full_observation": False}),
+    ("tag_gridworld-v0", 20_000, 50, {"num_taggers": 4}),
     ("tag_gridworld-v0", 500, 60, {"num_taggers": 109}),
     ("tag_gridworld-v0", 50, 60, {"num_taggers": 999, **NEAR}),
     ("tag_gridworld-v0", 5, 20, {"num_taggers": 19_999, **NEAR, "grid_length": 1000}),
     ("tag_continuous-v0", 6000, 100, {"num_taggers": 1, "num_runners": 1, "tagging_distance": 0.1}),
     ("tag_continuous-v0", 6000, 100, {"num_taggers": 1, "num_runners": 4, "episode_length": 40}),
+    ("tag_continuous-v0", 20_000, 50, {"num_taggers": 2, "num_runners": 3, "tagging_distance": 0.1}),
     ("tag_continuous-v0", 500, 60, {"num_taggers": 10, "num_runners": 100, "episode_length": 50, **NEAREST}),
     ("tag_continuous-v0", 50, 40, {"num_taggers": 100, "num_runners": 900, "episode_length": 30, **NEAREST}),
     ("tag_continuous-v0", 2, 6, {"num_taggers": 1000, "num_runners": 19_000, "episode_length": 4, **NEAREST}),

@@ -1,85 +1,130 @@
 """How fast environments step, in agent-steps per second and as a fraction of what the card's memory allows.
 
-python benchmarks/simulation.py --device cuda --json benchmarks/results/simulation_h200.json
-python benchmarks/simulation.py --device cpu
+    python benchmarks/simulation.py --device cuda --json benchmarks/results/simulation_h200.json
+    python benchmarks/simulation.py --device cuda --sweep --json benchmarks/results/sweep_h200.json
+    python benchmarks/simulation.py --device cpu
+    python benchmarks/simulation.py --only "tag_gridworld*1000000x5"
+
+The table times fixed workloads. With --sweep, the number of copies varies at five agents each, then the number of
+agents at a fixed total, and a plot is written beside the JSON. On a GPU the next step from every state that is timed is
+compared with the CPU build first, bit for bit; a case that differs or does not compile is reported, has no speed, and
+makes the exit code 1. A case that does not fit into memory is reported and left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+# Read when torch loads OpenMP, whose threads would otherwise spin on into the timed windows of the CPU build.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
+from cases import CPU_CASES, GPU_CASES, Case, continuous, gridworld, matching
+from sweep_plot import plot
 
 from gpu_marl_envs import make_batched
-from gpu_marl_envs.benchmarking import copy_bandwidth, least_bytes_per_step, measure, provenance
-from gpu_marl_envs.testing import check_devices_agree
+from gpu_marl_envs.benchmarking import compile_ahead, copy_bandwidth, measure, provenance
+from gpu_marl_envs.errors import BackendUnavailableError, GpuMarlError, OutOfMemoryError
 
-PARTIAL = {"use_full_observation": False}
-# The large setting of WarpDrive's tag_continuous: 10 nearest observed on a square of side 20.
-CROWD: dict[str, Any] = {
-    "grid_length": 20.0,
-    "episode_length": 500,
-    "min_acceleration": -0.1,
-    "max_acceleration": 0.1,
-    "min_turn": -2.356,
-    "max_turn": 2.356,
-    "num_acceleration_levels": 20,
-    "num_turn_levels": 20,
-    "tagging_distance": 0.02,
-    "num_other_agents_observed": 10,
-}
-# (environment, copies, parameters)
-GPU_CASES: list[tuple[str, int, dict[str, Any]]] = [
-    ("tag_gridworld-v0", 2_000, {"num_taggers": 4, **PARTIAL}),
-    ("tag_gridworld-v0", 100_000, {"num_taggers": 4, **PARTIAL}),
-    ("tag_gridworld-v0", 1_000_000, {"num_taggers": 4, **PARTIAL}),
-    ("tag_gridworld-v0", 1_000_000, {"num_taggers": 4}),
-    ("tag_gridworld-v0", 2_000, {"num_taggers": 999, **PARTIAL}),
-    ("tag_continuous-v0", 2_000, {"num_taggers": 10, "num_runners": 100, **CROWD, **PARTIAL}),
-    ("tag_continuous-v0", 20_000, {"num_taggers": 10, "num_runners": 100, **CROWD, **PARTIAL}),
-    ("tag_continuous-v0", 2_000, {"num_taggers": 100, "num_runners": 900, **CROWD, **PARTIAL}),
-    ("tag_continuous-v0", 2_000, {"num_taggers": 10, "num_runners": 90, **CROWD}),
-    ("tag_continuous-v0", 2_000, {"num_taggers": 2, "num_runners": 8, **CROWD}),
-]
-CPU_CASES: list[tuple[str, int, dict[str, Any]]] = [
-    ("tag_gridworld-v0", 10_000, {"num_taggers": 4, **PARTIAL}),
-    ("tag_gridworld-v0", 10_000, {"num_taggers": 4}),
-    ("tag_continuous-v0", 200, {"num_taggers": 10, "num_runners": 100, **CROWD, **PARTIAL}),
-    ("tag_continuous-v0", 2_000, {"num_taggers": 1, "num_runners": 3}),
-]
+TABLE_SECONDS, SWEEP_SECONDS = 0.5, 0.25  # of timed windows for each case
+SWEPT_COPIES = [1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
+SWEPT_AGENTS = [2, 5, 10, 32, 100, 316, 1_000, 10_000, 100_000]
+TOTAL_AGENTS = {"cuda": 1_000_000, "cpu": 20_000}  # of all copies, while the number of agents varies
+MOST_AGENTS = {"cuda": 100_000, "cpu": 1_000}
+FIVE_AGENTS = 5
 
 
-def main() -> None:
-    """Measures every case of a device, prints a table and writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="file to write the results to")
-    arguments = parser.parse_args()
-    on_gpu = arguments.device != "cpu"
-    bandwidth = copy_bandwidth(arguments.device) if on_gpu else None
+def main() -> int:
+    """Measures the table or the sweep of a device, prints a line for each case and writes the results."""
+    arguments = _arguments()
+    kind = arguments.device.partition(":")[0]
+    cases = _swept(kind) if arguments.sweep else GPU_CASES if kind == "cuda" else CPU_CASES
+    cases = matching(cases, arguments.only)
+    if not cases:
+        sys.exit(f"No case matches {arguments.only!r}; run without --only to see the names.")
+    try:  # in this thread, before the others: it starts CUDA
+        make_batched(cases[0].env_id, 1, arguments.device, **cases[0].options).close()
+    except BackendUnavailableError as error:
+        sys.exit(str(error))
+    seconds = arguments.seconds or (SWEEP_SECONDS if arguments.sweep else TABLE_SECONDS)
+    bandwidth = copy_bandwidth(arguments.device) if kind == "cuda" else None
+    found = provenance() | ({} if bandwidth is None else {"copy_bandwidth": bandwidth})
+    start = time.perf_counter()
+    compile_ahead([(case.env_id, case.options) for case in cases], arguments.device)
+    print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
     rows = []
-    for env_id, copies, params in GPU_CASES if on_gpu else CPU_CASES:
-        devices = ("cpu", arguments.device)
-        check_devices_agree(env_id, min(copies, 20), 20, devices=devices, **params)  # a wrong result has no speed
-        row = measure(env_id, copies, arguments.device, autoreset_mode="SAME_STEP", **params).as_dict()
-        env = make_batched(env_id, 1, autoreset_mode="SAME_STEP", **params)
-        row["bytes_per_agent_step"] = least_bytes_per_step(env) / env.num_agents
-        row["bytes_per_second"] = row["bytes_per_agent_step"] * row["agent_steps_per_second"]
-        seen = "partial" if params.get("use_full_observation") is False else "full"
-        line = f"{env_id:18s} {copies:9,d} x {env.num_agents:5d} agents {seen:8s}"
-        line += f"{row['agent_steps_per_second'] / 1e9:8.3f} G agent-steps/s {row['microseconds_per_step']:9.2f} us"
-        if bandwidth is not None:
-            row["fraction_of_limit"] = row["bytes_per_second"] / bandwidth
-            line += f" {row['bytes_per_second'] / 1e9:7.0f} GB/s {100 * row['fraction_of_limit']:5.1f} % of the limit"
-        print(line, flush=True)
-        rows.append(row)
-    if arguments.json:
-        found = provenance() | ({"copy_bandwidth": bandwidth} if bandwidth is not None else {})
-        arguments.json.write_text(json.dumps({"provenance": found, "results": rows}, indent=2) + "\n")
+    for case in cases:
+        rows.append(_row(case, arguments.device, seconds, bandwidth))
+        if arguments.json:  # after every case, so that an interrupted run leaves what it has
+            arguments.json.write_text(json.dumps({"provenance": found, "results": rows}, indent=2) + "\n")
+    print(f"{len(rows)} cases in {time.perf_counter() - start:.0f} s")
+    if arguments.sweep:
+        try:
+            print(plot({"provenance": found, "results": rows}, arguments.plot or arguments.json.with_suffix(".png")))
+        except BackendUnavailableError as error:
+            print(error)
+    return int(any("failed" in row for row in rows))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
+    parser.add_argument("--only", metavar="PATTERN", help="only cases whose name contains this; * and ? stand for any")
+    parser.add_argument("--seconds", type=float, help="of timed windows for each case")
+    parser.add_argument("--sweep", action="store_true", help="vary the numbers of copies and of agents, and plot")
+    parser.add_argument("--plot", type=Path, help="file for the plot of --sweep (default: beside the JSON)")
+    arguments = parser.parse_args()
+    if arguments.device.partition(":")[0] not in TOTAL_AGENTS:
+        parser.error(f"--device is cpu, cuda or cuda:1, not {arguments.device}.")
+    if arguments.sweep and not (arguments.json or arguments.plot):
+        parser.error("--sweep needs --json FILE or --plot FILE to write to.")
+    for file in filter(None, (arguments.json, arguments.plot)):
+        if not file.parent.is_dir():
+            parser.error(f"There is no folder {file.parent} to write {file.name} to; make it first.")
+    return arguments
+
+
+def _swept(kind: str) -> list[Case]:
+    """The cases of the sweep, each in the long-played state."""
+    copies = [n for n in SWEPT_COPIES if n * FIVE_AGENTS <= 5 * TOTAL_AGENTS[kind]]
+    agents = [n for n in SWEPT_AGENTS if n <= MOST_AGENTS[kind]]
+    cases = [replace(gridworld(n, FIVE_AGENTS)[1], sweep="copies") for n in copies]
+    cases += [replace(continuous(n, FIVE_AGENTS, full=True)[1], sweep="copies") for n in copies]
+    cases += [replace(gridworld(TOTAL_AGENTS[kind] // n, n)[1], sweep="agents") for n in agents]
+    return cases + [replace(continuous(TOTAL_AGENTS[kind] // n, n)[1], sweep="agents") for n in agents]
+
+
+def _row(case: Case, device: str, seconds: float, bandwidth: float | None) -> dict[str, Any]:
+    """One line of the table; measures and prints it."""
+    row: dict[str, Any] = {"case": case.name, "observed": case.observed, "everybody_stays": case.everybody_stays}
+    row["sweep"] = case.sweep
+    start = time.perf_counter()
+    try:
+        measured = measure(case.env_id, case.num_envs, device, state=case.state, seconds=seconds, **case.options)
+    except (OutOfMemoryError, torch.OutOfMemoryError) as error:
+        row["left_out"] = " ".join(str(error).split())
+        said = f"left out: {row['left_out']}"
+    except GpuMarlError as error:
+        row["failed"] = str(error)
+        said = f"FAILED: {error}"
+    else:
+        row |= measured.as_dict(bandwidth)
+        said = measured.describe(bandwidth)
+    print(f"{case.name:58s} {said} [{time.perf_counter() - start:.1f} s]", flush=True)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return row
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from gpu_marl_envs import registry
 from gpu_marl_envs.backends.base import backend_for
-from gpu_marl_envs.backends.source import arguments_dtype, persistent_fields, runtime_parameters
+from gpu_marl_envs.backends.source import (
+    arguments_dtype,
+    persistent_fields,
+    record_views,
+    record_words,
+    runtime_parameters,
+)
 from gpu_marl_envs.checks import autoreset_mode_of, device_of, given, positive, seed_bits
 from gpu_marl_envs.errors import (
     ActionError,
@@ -113,7 +119,7 @@ class BatchedEnv:
         self.observation_spaces: dict[str, spaces.Box] = {g.name: g.observation_space for g in self.groups.values()}
         self.action_spaces: dict[str, spaces.Space[Any]] = {g.name: g.action_space for g in self.groups.values()}
         self._pending_seed: int | None = seed_bits(seed)
-        self._backend = backend_for(declaration, device_of(device), self.autoreset_mode)
+        self._backend = backend_for(declaration, device_of(device), self.autoreset_mode, self.num_envs)
         self.device = self._backend.device
         self._checks_actions = self._backend.checks_actions if check_actions is None else bool(check_actions)
         self._action_counts = {
@@ -298,7 +304,8 @@ class BatchedEnv:
                 raise
             raise self._too_little_memory(bytes_per_copy) from None
         self._tensors = tensors
-        tensors["episode"].fill_(-1)
+        records = record_views(self.declaration, tensors["record"])
+        records["episode"].fill_(-1)
         self._actions = MappingProxyType({name: tensors[f"action/{name}"] for name in self.groups})
         self._observation = {name: tensors[f"observation/{name}"] for name in self.groups}
         self._reward = {name: tensors[f"reward/{name}"] for name in self.groups}
@@ -306,13 +313,13 @@ class BatchedEnv:
         self._truncated = tensors["truncated"]
         self._info: dict[str, Any] = {"done": tensors["done"]}
         for statistic in ("episode_return", "episode_length"):
-            self._info[statistic] = {name: tensors[statistic][:, g] for g, name in enumerate(self.groups)}
+            self._info[statistic] = {name: records[statistic][:, g] for g, name in enumerate(self.groups)}
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             self._info["final_obs"] = {name: tensors[f"final_observation/{name}"] for name in self.groups}
         fields = {field.name: tensors[f"state/{field.name}"] for field in persistent_fields(self.declaration)}
-        public = fields | {"step": tensors["time"], "episode": tensors["episode"], "key": tensors["key"]}
-        hidden_names = ("seed", "alive", "group_return", "group_steps", "episode_return", "episode_length")
-        hidden = {name: tensors[name] for name in hidden_names}
+        public = fields | {"step": tensors["time"], "episode": records["episode"], "key": records["key"]}
+        hidden = {name: tensors[name] for name in ("seed", "alive", "group_return", "group_steps")}
+        hidden |= {name: records[name] for name in ("episode_return", "episode_length")}
         self._state = State(public, hidden, self._restored)
 
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -320,16 +327,13 @@ class BatchedEnv:
         groups, agents = len(self.groups), self.num_agents
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "seed": ((), torch.int64),
-            "key": ((), torch.int64),
             "time": ((), torch.int32),
-            "episode": ((), torch.int32),
             "alive": ((agents,), torch.bool),
             "group_return": ((groups,), torch.float32),
             "group_steps": ((groups,), torch.int32),
             "truncated": ((), torch.bool),
             "done": ((), torch.bool),
-            "episode_return": ((groups,), torch.float32),
-            "episode_length": ((groups,), torch.float32),
+            "record": ((record_words(self.declaration),), torch.int32),
         }
         if self.device.type != "cpu" and not self._backend.layout.staged:
             shapes["workspace"] = ((self._backend.layout.unit_bytes,), torch.uint8)
@@ -386,7 +390,7 @@ class BatchedEnv:
         self._action_addresses = arguments["action"]
         self._action_bytes = arguments["action_bytes"]
         self._bound: Mapping[str, Tensor] = self._actions
-        self._backend.bind(arguments, self.num_envs)
+        self._backend.bind(arguments)
 
     def _point_at_actions(self, actions: Mapping[str, Tensor]) -> None:
         if actions is self._bound and actions is self._actions:

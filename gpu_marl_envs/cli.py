@@ -22,6 +22,7 @@ from gpu_marl_envs.command_line import (
     count,
     make_env,
     named_environment,
+    seconds,
     with_prefix,
 )
 from gpu_marl_envs.errors import GpuMarlError, nearest
@@ -76,24 +77,26 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from gpu_marl_envs.benchmarking import measure
+    from gpu_marl_envs.benchmarking import copy_bandwidth, measure, provenance
 
     params = with_prefix(options, "env")
     if options.json is not None and not options.json.parent.is_dir():
         raise CommandError(f"There is no folder {options.json.parent} to write {options.json.name} to; make it first.")
     # Made once beforehand, to learn which device "auto" is; what it compiles is cached.
     device = make_env(options.env, 1, options.device, **params).device
+    bandwidth = copy_bandwidth(device) if device.type == "cuda" else None
     results = []
     for num_envs in options.num_envs or [NUM_ENVS[device.type]]:
-        result = measure(options.env, num_envs, device, **params)
-        results.append(result.as_dict())
-        print(
-            f"{result.env_id}, {num_envs} copies of {result.num_agents} agents on {result.device}: "
-            f"{result.agent_steps_per_second:.4g} agent-steps/s, {result.env_steps_per_second:.4g} env-steps/s, "
-            f"{result.microseconds_per_step:.4g} µs per step"
-        )
+        for state in options.state:
+            result = measure(options.env, num_envs, device, state=state, seconds=options.seconds, **params)
+            results.append(result.as_dict(bandwidth))
+            print(
+                f"{result.env_id}, {num_envs} copies of {result.num_agents} agents on {result.device}, {state}: "
+                f"{result.describe(bandwidth)}"
+            )
     if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        found = provenance() | ({} if bandwidth is None else {"copy_bandwidth": bandwidth})
+        options.json.write_text(json.dumps({"provenance": found, "results": results}, indent=2) + "\n")
     return 0
 
 
@@ -149,6 +152,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     cli_training.add_eval_flags(evaluate)
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
     bench.add_argument("--num-envs", type=count, nargs="+", help=COPIES)
+    bench.add_argument(
+        "--state",
+        nargs="+",
+        choices=("fresh", "played"),
+        default=["played"],
+        help="where the timed steps start: at a reset of all copies, or after 300 random steps (default: played)",
+    )
+    bench.add_argument(
+        "--seconds", type=seconds, default=1.0, help="timed for each result, about (default: %(default)s)"
+    )
     bench.add_argument("--json", type=Path, help="also write the results to this file")
 
     if argv and argv[0] == "bench":

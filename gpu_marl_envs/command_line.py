@@ -97,6 +97,17 @@ def count(text: str) -> int:
     return int(number)
 
 
+def seconds(text: str) -> float:
+    """A positive duration."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, not {text!r}")
+    return number
+
+
 def named_environment(words: Sequence[str]) -> type[Environment] | None:
     """The environment that the command line is about, wherever among its options it stands."""
     for word in words:

@@ -125,6 +125,10 @@ class Environment(Parametrised):
         """The state fields, in the order in which the dynamics see them."""
         return self.state
 
+    def neighbors(self) -> int:
+        """The largest K of nearest<K> in the dynamics, for which the kernels keep memory."""
+        return 0
+
     def check(self) -> None:
         """Raises ParameterError where parameters contradict each other."""
 

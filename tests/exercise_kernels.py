@@ -6,12 +6,14 @@ compute-sanitizer --tool racecheck python tests/exercise_kernels.py cuda
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
 import torch
 
 import gpu_marl_envs
+from gpu_marl_envs.backends import layout
 from gpu_marl_envs.testing import sample_actions
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from environments.probe import Probe
 
 NEAREST = {"use_full_observation": False, "num_other_agents_observed": 10, "tagging_distance": 0.1}
-# (environment, copies, parameters): packed copies with a last block that is not full, rows that lanes share, a block
+# (environment, copies, parameters): packed copies with a last warp that is not full, rows that lanes share, a block
 # for each copy, and copies too large for shared memory.
 CASES = [
     ("tag_gridworld-v0", 131, {"num_taggers": 4, "grid_length": 3}),
@@ -35,27 +37,36 @@ CASES = [
     ("tag_continuous-v0", 1, {"num_taggers": 100, "num_runners": 7000, **NEAREST}),
     ("probe-v0", 37, {}),
     ("probe-v0", 3, {"num_many": 60}),
-    ("probe-v0", 2, {"num_many": 100, "neighbors": 70}),
+    ("probe-v0", 2, {"num_many": 100, "neighbors_observed": 70}),
 ]
+# What a lane plays alone where there are many copies.
+CASES_FOR_A_LANE = [
+    ("tag_gridworld-v0", 131, {"num_taggers": 4, "grid_length": 3}),
+    ("tag_gridworld-v0", 131, {"num_taggers": 3, "grid_length": 3, "use_full_observation": False}),
+    ("tag_continuous-v0", 70, {"num_taggers": 1, "num_runners": 3, "tagging_distance": 0.3}),
+    ("probe-v0", 37, {"num_many": 3}),
+]
+MODES = ("NEXT_STEP", "SAME_STEP", "DISABLED")
 
 
 def main(device: str, steps: int = 4) -> None:
     """Resets, steps through resets, resets some copies and observes, in every autoreset mode."""
     gpu_marl_envs.register(Probe)
     generator = torch.Generator().manual_seed(0)
-    for env_id, copies, params in CASES:
-        for mode in ("NEXT_STEP", "SAME_STEP", "DISABLED"):
-            params = {"episode_length": 2, **params}
-            env = gpu_marl_envs.make_batched(env_id, copies, device=device, autoreset_mode=mode, **params)
-            env.reset()
-            for _ in range(steps):
-                env.step(sample_actions(env, generator))
-            env.reset(mask=torch.arange(copies, device=env.device) % 3 == 0, seed=1)
-            env.observe()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            env.close()
-    print(f"{3 * len(CASES)} cases ran")
+    cases = [(*case, layout.MANY_COPIES) for case in CASES] + [(*case, 0) for case in CASES_FOR_A_LANE]
+    for (env_id, copies, params, many), mode in itertools.product(cases, MODES):
+        layout.MANY_COPIES = many
+        params = {"episode_length": 2, **params}
+        env = gpu_marl_envs.make_batched(env_id, copies, device=device, autoreset_mode=mode, **params)
+        env.reset()
+        for _ in range(steps):
+            env.step(sample_actions(env, generator))
+        env.reset(mask=torch.arange(copies, device=env.device) % 3 == 0, seed=1)
+        env.observe()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        env.close()
+    print(f"{len(cases) * len(MODES)} cases ran")
 
 
 if __name__ == "__main__":

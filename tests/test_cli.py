@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import re
@@ -19,7 +18,7 @@ import torch
 from PIL import Image
 
 import gpu_marl_envs
-from gpu_marl_envs import benchmarking, cli, registry, video
+from gpu_marl_envs import cli, registry, video
 from gpu_marl_envs.cli import main
 from gpu_marl_envs.cli_training import FRAMES_PER_SECOND
 from gpu_marl_envs.errors import BackendUnavailableError, ParameterError
@@ -217,14 +216,16 @@ def test_eval_compares_checkpoints(run: Run, checkpoint: Path, tmp_path: Path) -
         assert re.search(rf"^{mix[0]} +{mix[1]} ", printed, re.MULTILINE), mix
 
 
-def test_bench(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = functools.partial(benchmarking.measure, windows=3, window_seconds=0.005)
-    monkeypatch.setattr(benchmarking, "measure", quick)
+def test_bench(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     words = ("bench", "tag_gridworld-v0", "--num-envs", "8", "32", "--env.num-taggers", "4", "--device", "cpu")
-    assert "agent-steps/s" in run(*words, "--json", out)
-    results = json.loads(out.read_text())
-    assert [result["num_envs"] for result in results] == [8, 32]
+    printed = run(*words, "--state", "fresh", "played", "--seconds", "0.005", "--json", out)
+    assert printed.count("agent-steps/s") == 4
+    written = json.loads(out.read_text())
+    assert written["provenance"]["torch"] == torch.__version__
+    results = written["results"]
+    cases = [(result["num_envs"], result["state"]) for result in results]
+    assert cases == [(8, "fresh"), (8, "played"), (32, "fresh"), (32, "played")]
     for result in results:
         assert result["num_agents"] == 5
         assert result["params"]["num_taggers"] == 4
@@ -303,6 +304,8 @@ def test_python_dash_m(module: str) -> None:
         (["play", "missing.pt"], "--gif FILE, --mp4 FILE, or both"),
         (["eval", "."], "not a readable checkpoint"),
         (["bench", "tag_gridworld-v0", "--env.episode-length", "0"], "episode_length must be a whole number"),
+        (["bench", "tag_gridworld-v0", "--state", "old"], "invalid choice: 'old'"),
+        (["bench", "tag_gridworld-v0", "--seconds", "-1"], "expected a positive number of seconds"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

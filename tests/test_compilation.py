@@ -55,7 +55,7 @@ def _compiled(folder: Path) -> list[Path]:
 
 def _compile_for(backend: str) -> None:
     if backend == "cpu":
-        cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED)
+        cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED, 1)
     else:
         cuda.compile_kernels(TagGridworld(), AutoresetMode.DISABLED, "sm_90", 227 * 1024)
 
@@ -66,7 +66,7 @@ def test_without_a_compiler_the_error_names_the_extra(monkeypatch: pytest.Monkey
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr(cpu.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(BackendUnavailableError, match=re.escape("gpu-marl-envs[compiler]")):
-        cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED)
+        cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED, 1)
 
 
 @pytest.mark.usefixtures("compilers")
@@ -81,7 +81,7 @@ def test_the_compiler_of_the_extra_serves_where_there_is_no_other(monkeypatch: p
 def test_a_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
     with pytest.raises(BackendUnavailableError, match="'no-such-compiler'"):
-        cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED)
+        cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED, 1)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
@@ -102,12 +102,12 @@ def test_an_error_in_the_dynamics_names_file_and_line(
 
 
 def test_what_was_compiled_is_found_again(cache_folder: Path) -> None:
-    cpu.CpuBackend(TagGridworld(num_taggers=2), CPU, AutoresetMode.DISABLED)
+    cpu.CpuBackend(TagGridworld(num_taggers=2), CPU, AutoresetMode.DISABLED, 1)
     (first,) = _compiled(cache_folder)
     before = first.stat()
-    cpu.CpuBackend(TagGridworld(num_taggers=2, step_cost_for_tagger=0.5), CPU, AutoresetMode.DISABLED)
+    cpu.CpuBackend(TagGridworld(num_taggers=2, step_cost_for_tagger=0.5), CPU, AutoresetMode.DISABLED, 1)
     assert _compiled(cache_folder) == [first] and first.stat() == before
-    cpu.CpuBackend(TagGridworld(num_taggers=3), CPU, AutoresetMode.DISABLED)
+    cpu.CpuBackend(TagGridworld(num_taggers=3), CPU, AutoresetMode.DISABLED, 1)
     assert len(_compiled(cache_folder)) == 2
 
 
@@ -149,7 +149,7 @@ def test_a_changed_header_beside_the_dynamics_compiles_again(
     header.write_text(start + "constexpr int widest = 1;\n")
     kernel.write_text('#include "rules.h"\n' + registry.get("tag_gridworld-v0").kernel().read_text())
     monkeypatch.setattr(TagGridworld, "kernel", classmethod(lambda cls: kernel))
-    cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED)
+    cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED, 1)
     header.write_text(start + "constexpr int widest = 2;\n")
-    cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED)
+    cpu.CpuBackend(TagGridworld(), CPU, AutoresetMode.DISABLED, 1)
     assert len(_compiled(cache_folder)) == 2

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from gpu_marl_envs import registry
 from gpu_marl_envs.backends import layout
 from gpu_marl_envs.testing import check_devices_agree
 
@@ -28,13 +29,41 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("env_id", "params"), SMALL)
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("MOST_PACKED_AGENTS", 0), ("LONGEST_COLLECTED_ROW", 0), ("TARGET_SHARED_BYTES", 1), ("MOST_WARPS", 1)],
+    [
+        ("MANY_COPIES", 0),
+        ("MOST_PACKED_AGENTS", 0),
+        ("LONGEST_COLLECTED_ROW", 0),
+        ("TARGET_SHARED_BYTES", 1),
+        ("MOST_WARPS", 1),
+    ],
 )
 def test_every_mapping_agrees_with_the_cpu(
     monkeypatch: pytest.MonkeyPatch, env_id: str, params: dict[str, Any], setting: str, value: int
 ) -> None:
     monkeypatch.setattr(layout, setting, value)
     check_devices_agree(env_id, num_envs=67, steps=50, **params)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("autoreset_mode", ["NEXT_STEP", "SAME_STEP", "DISABLED"])
+@pytest.mark.parametrize("num_many", [1, 2, 5])
+def test_a_lane_for_a_whole_copy_agrees_with_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, num_many: int, autoreset_mode: str
+) -> None:
+    monkeypatch.setattr(layout, "MANY_COPIES", 0)
+    check_devices_agree("probe-v0", num_envs=101, steps=60, num_many=num_many, autoreset_mode=autoreset_mode)
+
+
+def test_few_agents_are_mapped_by_the_number_of_copies() -> None:
+    environment = registry.get("tag_gridworld-v0").make(num_taggers=4)
+    many, few = (layout.cuda_layout(environment, 227 * 1024, num_envs) for num_envs in (1_000_000, 2_000))
+    assert (many.lanes, many.copies) == (1, 32) and (few.lanes, few.copies) == (5, 6)
+    for mapping, num_envs in ((many, 1_000_000), (few, 2_000), (many, 1)):
+        (blocks, _), (threads, _, _), shared_bytes = mapping.launch_shape(num_envs, multiprocessors=132)
+        copies = blocks * threads // 32 * mapping.copies
+        assert num_envs <= copies < num_envs + mapping.warps * mapping.copies
+        assert shared_bytes * mapping.warps == mapping.shared_bytes * (threads // 32)
+    assert few.launch_shape(2_000, multiprocessors=132)[1][0] < few.threads  # few copies are spread over the device
 
 
 @pytest.mark.gpu

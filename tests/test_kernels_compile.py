@@ -25,7 +25,7 @@ CROWDS: dict[str, list[dict[str, Any]]] = {
         {"num_taggers": 10, "num_runners": 100, "use_full_observation": False, "num_other_agents_observed": 10},
         {"num_taggers": 1000, "num_runners": 19_000, "use_full_observation": False},
     ],
-    "probe-v0": [{"num_many": 60}, {"num_many": 200, "neighbors": 70}],
+    "probe-v0": [{"num_many": 60}, {"num_many": 200, "neighbors_observed": 70}],
 }
 
 
@@ -47,16 +47,19 @@ def test_kernels_compile(declaration: type[Environment], architecture: str) -> N
     for params in [{}, *CROWDS.get(declaration.id, [])]:
         environment = declaration.make(**params)
         for mode in AutoresetMode if not params else [AutoresetMode.SAME_STEP]:
-            layout, binary = cuda.compile_kernels(environment, mode, architecture, SHARED_LIMITS[architecture])
-            assert binary.read_bytes()[:4] == b"\x7fELF"
-            assert layout.shared_bytes <= SHARED_LIMITS[architecture]
+            for num_envs in (1, 1_000_000):
+                limit = SHARED_LIMITS[architecture]
+                layout, binary = cuda.compile_kernels(environment, mode, architecture, limit, num_envs)
+                assert binary.read_bytes()[:4] == b"\x7fELF"
+                assert layout.shared_bytes <= limit
 
 
 @needs_nvcc
+@pytest.mark.parametrize("num_envs", [2_000, 1_000_000])
 @pytest.mark.parametrize("full", [False, True])
-def test_the_gridworld_step_spills_nothing(tmp_path: Path, full: bool) -> None:
+def test_the_gridworld_step_spills_nothing(tmp_path: Path, full: bool, num_envs: int) -> None:
     environment = registry.get("tag_gridworld-v0").make(num_taggers=4, use_full_observation=full)
-    layout = cuda.cuda_layout(environment, SHARED_LIMITS["sm_90"])
+    layout = cuda.cuda_layout(environment, SHARED_LIMITS["sm_90"], num_envs)
     source = tmp_path / "tag_gridworld.cu"
     source.write_text(translation_unit(environment, layout, AutoresetMode.SAME_STEP, cuda=True))
     command = [cuda._nvcc(), *cuda._FLAGS, "-arch=sm_90", "-Xptxas", "-v", f"-I{sources_folder()}"]

@@ -16,13 +16,8 @@
 #include "portable.cuh"
 #include "random.cuh"
 #include "range.cuh"
-#ifdef __CUDACC__
-#include "team_cuda.cuh"
-#else
-#include "team_cpu.cuh"
-#endif
 
-class Environment : public Declared, public Math, public Team {
+class Environment : public Declared, public Math, public Searcher {
  public:
   // ---- for the dynamics ----
 
@@ -34,7 +29,8 @@ class Environment : public Declared, public Math, public Team {
   // Component `component` of agent i's discrete action, always within its action space.
   METHOD int action(int i, int component = 0) const {
     const int g = group_of(i), at = action_index(g, i, component);
-    if (Geometry::staged) return actions_[action_slab(g) + team_ * action_size(g) + at];
+    if (Geometry::actions_staged)
+      return within_space(g, component, actions_[action_slab(g) + team_ * action_size(g) + at]);
     const std::size_t global = copy_ * action_size(g) + at;
     const void* all = arguments_->action[g];
     if (arguments_->action_bytes[g] == 1)
@@ -47,42 +43,70 @@ class Environment : public Declared, public Math, public Team {
   // Component `component` of agent i's continuous action, as given: clip it before use.
   METHOD float continuous_action(int i, int component = 0) const {
     const int g = group_of(i), at = action_index(g, i, component);
-    if (Geometry::staged) return portable::bit_cast<float>(actions_[action_slab(g) + team_ * action_size(g) + at]);
+    if (Geometry::actions_staged)
+      return portable::bit_cast<float>(actions_[action_slab(g) + team_ * action_size(g) + at]);
     return static_cast<const float*>(arguments_->action[g])[copy_ * action_size(g) + at];
   }
 
   // Random numbers of agent i in this step of this copy's episode.
   METHOD Random random(int i) const {
-    const std::uint64_t key = reseeding_ ? copy_key(seed(), copy_) : static_cast<std::uint64_t>(arguments_->key[copy_]);
+    const std::uint64_t key =
+        reseeding_ ? copy_key(seed(), copy_) : static_cast<std::uint64_t>(arguments_->record[copy_].key);
     return Random(key, episode(), time, i);
   }
 
   // Random numbers of agent i that are the same in every copy and episode under one seed.
   METHOD Random common_random(int i) const { return Random(seed(), -1, 0, i); }
 
-  // The K agents of a range nearest to agent i, itself apart, for which eligible(j) holds.
-  template <int K, class Eligible>
-  METHOD Nearest<K> nearest(int i, Range among, const float* x, const float* y, Eligible eligible) const {
-    return find_nearest<K>(x[i], y[i], among, x, y, [&](int j) { return j != i && eligible(j); });
+  // The K agents of a range nearest to agent i, itself apart, for which eligible(j) holds. For few agents; a search
+  // that all agents make together (below) is faster for many.
+  template <int K, class Agents, class Eligible>
+  METHOD Nearest<K> nearest(int i, Agents among, const float* x, const float* y, Eligible eligible) const {
+    return find_nearest(i, Search<K, Agents, Eligible>{among, x, y, infinity, eligible});
+  }
+
+  // What each or each_observation is to find for every agent that it visits: the K agents of a range nearest to it,
+  // itself apart, for which eligible(j) holds and that are closer than `within`.
+  template <int K, class Agents, class Eligible>
+  METHOD Search<K, Agents, Eligible> nearest(Agents among, const float* x, const float* y, Eligible eligible,
+                                             float within = infinity) const {
+    return {among, x, y, within * within, eligible};
+  }
+
+  using Team::each;
+
+  // Calls visit(i, found) for every agent of the range; agents out of the game find nobody.
+  template <int K, class Agents, class Eligible, class Visit>
+  METHOD void each(Range range, const Search<K, Agents, Eligible>& search, Visit visit) {
+    const auto prepared = prepare<false>(search, [&](int i) { return range.has(i) && alive[i]; });
+    each(range, [&](int i) { visit(i, found_by(i, prepared)); });
   }
 
   // Calls write(i, row) for every agent of the range; row[k] = value sets entry k of its observation.
   template <class Write>
   METHOD void each_observation(Range range, Write write) {
 #ifdef __CUDACC__
+    if constexpr (!Geometry::in_warps) {
+      each_staged_observation(range, write);
+      return;
+    }
     if constexpr (Geometry::row_lanes > 1) {
       if (active_)
-        for (int i = range.first + lane_ / Geometry::row_lanes; i < range.end(); i += rows_at_once)
+        for (int i = range.first + lane_ / Geometry::row_lanes; i < range.end();
+             i += Geometry::lanes / Geometry::row_lanes)
           write(i, ObservationRow<Geometry::row_lanes>(observation_row(i), lane_ % Geometry::row_lanes));
       synchronize();
-    } else if constexpr (Geometry::packed) {
-      each(range, [&](int i) { write(i, ObservationRow<1>(observation_row(i), 0)); });
-    } else {
-      each_staged_observation(range, write);
+      return;
     }
-#else
-    each(range, [&](int i) { write(i, ObservationRow<1>(observation_row(i), 0)); });
 #endif
+    each(range, [&](int i) { write(i, ObservationRow<1>(observation_row(i), 0)); });
+  }
+
+  // Calls write(i, row, found) for every agent of the range; agents out of the game find nobody.
+  template <int K, class Agents, class Eligible, class Write>
+  METHOD void each_observation(Range range, const Search<K, Agents, Eligible>& search, Write write) {
+    const auto prepared = prepare<true>(search, [&](int i) { return range.has(i) && alive[i]; });
+    each_observation(range, [&](int i, auto row) { write(i, row, found_by(i, prepared)); });
   }
 
  protected:
@@ -95,7 +119,7 @@ class Environment : public Declared, public Math, public Team {
   bool reseeding_ = false;               // whether this launch gives the copy a new random key
   float* observation_base_[num_groups];  // of each group's first agent in this copy
 
-  METHOD int episode() const { return (reseeding_ ? -1 : arguments_->episode[copy_]) + new_episodes_; }
+  METHOD int episode() const { return (reseeding_ ? -1 : arguments_->record[copy_].episode) + new_episodes_; }
   METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(arguments_->seed[copy_]); }
   METHOD bool is_over() {
     const bool some_are_there = any(agents, [&](int i) { return alive[i]; });
@@ -138,8 +162,8 @@ class Environment : public Declared, public Math, public Team {
       arguments_->group_return[copy_ * num_groups + g] = group_return_[g];
       if (agents_leave) arguments_->group_steps[copy_ * num_groups + g] = group_steps_[g];
     }
-    if (new_episodes_ > 0) arguments_->episode[copy_] = episode();
-    if (reseeding_) arguments_->key[copy_] = static_cast<std::int64_t>(copy_key(seed(), copy_));
+    if (new_episodes_ > 0) arguments_->record[copy_].episode = episode();
+    if (reseeding_) arguments_->record[copy_].key = static_cast<std::int64_t>(copy_key(seed(), copy_));
   }
 
   // Adds this step to the sums of the episode, and reports them when it is over.
@@ -153,9 +177,8 @@ class Environment : public Declared, public Math, public Team {
       group_steps_[g] += present;
       if (!finished || !is_leader()) continue;
       const float size = static_cast<float>(group_range(g).size);
-      const std::size_t at = copy_ * num_groups + g;
-      arguments_->episode_return[at] = group_return_[g] / size;
-      arguments_->episode_length[at] =
+      arguments_->record[copy_].episode_return[g] = group_return_[g] / size;
+      arguments_->record[copy_].episode_length[g] =
           static_cast<float>(agents_leave ? group_steps_[g] : time) / (agents_leave ? size : 1.0f);
     }
   }
@@ -174,20 +197,23 @@ class Environment : public Declared, public Math, public Team {
   METHOD static int within_space(int g, int component, Value value) {
     const int count = action_count(g, component);
     if (action_count(g, 0) == 0) return static_cast<int>(value);
+    if (sizeof(value) <= sizeof(int)) return clip(static_cast<int>(value), 0, count - 1);
     return value > 0 ? (value < count ? static_cast<int>(value) : count - 1) : 0;
   }
 
   // Entries of group g's actions in one copy.
-  METHOD static int action_size(int g) { return group_range(g).size * action_width(g); }
+  METHOD static constexpr int action_size(int g) { return group_range(g).size * action_width(g); }
 
-  // Where group g's actions start when those of all copies of a block are laid out group by group.
-  METHOD static int action_slab(int g) {
+  // Where group g's actions start when those of all copies of a block, or of a lane's copy, are laid out group by
+  // group.
+  METHOD static constexpr int action_slab(int g) {
+    constexpr int copies = Geometry::lanes > 1 ? Geometry::copies : 1;
     int offset = 0;
-    for (int before = 0; before < g; ++before) offset += (Geometry::copies * action_size(before) + 3) & ~3;
+    for (int before = 0; before < g; ++before) offset += (copies * action_size(before) + 3) & ~3;
     return offset;
   }
 
-  const int* actions_;  // of the block's copies, group by group, where they are staged
+  const int* actions_;  // group by group, where they are staged
 
  private:
   METHOD static int action_index(int g, int i, int component) {
@@ -197,58 +223,91 @@ class Environment : public Declared, public Math, public Team {
   float group_return_[num_groups];
   int group_steps_[num_groups];
 
-#ifdef __CUDACC__
-  static constexpr int rows_at_once = Geometry::lanes / Geometry::row_lanes;
-
-  // Floats from the start of agent 0's observation to agent i's if all agents' observations were laid end to end.
-  METHOD static int observation_offset(int i) {
-    const int g = group_of(i);
-    int offset = (i - group_range(g).first) * observation_size(g);
-    for (int before = 0; before < g; ++before) offset += group_range(before).size * observation_size(before);
-    return offset;
+  template <class Prepared>
+  METHOD auto found_by(int i, const Prepared& prepared) const {
+    decltype(prepared.of(i)) result;
+    result.found = 0;
+    if (alive[i]) result = prepared.of(i);
+    return result;
   }
 
-  // Each warp collects the rows of its 32 agents in shared memory and writes them to device memory as whole lines.
+#ifdef __CUDACC__
+  // Rows are written in shared memory and stored as whole lines.
   template <class Write>
   METHOD void each_staged_observation(Range range, Write& write) {
     if (!active_) return;  // the whole block
-    float* stage = stage_ + (lane_ / 32) * Geometry::warp_stage_floats;
-    const int warp_first = lane_ & ~31;
-    for (int first = 0; first < range.end(); first += Geometry::lanes) {
-      const int base = Math::min(first + warp_first, num_agents - 1);
-      const int i = first + lane_;
-      if (range.has(i)) write(i, ObservationRow<1>(stage + observation_offset(i) - observation_offset(base), 0));
+    if constexpr (Geometry::warp_stage_floats == 0)
+      write_rows_in_place(range, write);
+    else if constexpr (Geometry::row_lanes == 32)
+      write_rows_one_by_one(range, write);
+    else
+      write_rows_at_once(range, write);
+    synchronize();
+  }
+
+  // A warp writes a row after the other, to where it belongs.
+  template <class Write>
+  METHOD void write_rows_in_place(Range range, Write& write) {
+    for (int i = range.first + lane_ / 32; i < range.end(); i += warps_)
+      write(i, ObservationRow<32>(observation_row(i), lane_ % 32));
+  }
+
+  // A warp writes a row after the other, into one half of its stage while the other half is being stored.
+  template <class Write>
+  METHOD void write_rows_one_by_one(Range range, Write& write) {
+    float* stage = reinterpret_cast<float*>(warp_memory_);
+    int half = 0;
+    wait_for_stored_rows();
+    for (int i = range.first + lane_ / 32; i < range.end(); i += warps_) {
+      float* row = observation_row(i);
+      float* staged = stage + half + floats_off_line(row);
+      wait_for_stored_rows<1>();
+      write(i, ObservationRow<32>(staged, lane_ % 32));
+      __syncwarp();
+      store_rows(row, staged, observation_size(group_of(i)), lane_ % 32);
+      half = Geometry::warp_stage_floats / 2 - half;
+    }
+  }
+
+  // Each lane of a warp writes a row, or one of few lanes a part of it, and the warp stores them group by group.
+  template <class Write>
+  METHOD void write_rows_at_once(Range range, Write& write) {
+    constexpr int rows = 32 / Geometry::row_lanes;
+    float* stage = reinterpret_cast<float*>(warp_memory_);
+    const int lane = lane_ % 32;
+    for (int first = lane_ / 32 * rows; first < range.end(); first += warps_ * rows) {
+      wait_for_stored_rows();
+      const int i = first + lane / Geometry::row_lanes;
+      if (range.has(i))
+        write(i, ObservationRow<Geometry::row_lanes>(staged_row<rows>(stage, first, i), lane % Geometry::row_lanes));
       __syncwarp();
 #pragma unroll
       for (int g = 0; g < num_groups; ++g) {
         const Range group = group_range(g);
-        const int from = Math::max(Math::max(group.first, range.first), first + warp_first);
-        const int to = Math::min(Math::min(group.end(), range.end()), first + warp_first + 32);
+        const int from = Math::max(Math::max(group.first, range.first), first);
+        const int to = Math::min(Math::min(group.end(), range.end()), first + rows);
         if (from < to)
-          copy_floats(observation_row(from), stage + observation_offset(from) - observation_offset(base),
-                      32 * observation_size(g), (to - from) * observation_size(g), lane_ % 32);
+          store_rows(observation_row(from), staged_row<rows>(stage, first, from), (to - from) * observation_size(g),
+                     lane);
       }
-      __syncwarp();
-    }
-    synchronize();
-  }
-
- protected:
-  // One warp copies `count` floats, at most the constant `most`; four at a time where both sides allow it.
-  METHOD static void copy_floats(float* to, const float* from, int most, int count, int lane) {
-    const auto both = reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from);
-    if ((both & 15) == 0 && count == most && most % 4 == 0) {
-#pragma unroll 8
-      for (int trip = 0; trip < (most / 4 + 31) / 32; ++trip) {
-        const int k = lane + 32 * trip;
-        if (k < most / 4) reinterpret_cast<float4*>(to)[k] = reinterpret_cast<const float4*>(from)[k];
-      }
-    } else {
-#pragma unroll 4
-      for (int k = lane; k < count; k += 32) to[k] = from[k];
     }
   }
 
-  float* stage_;
+  // Where agent i's row lies in the stage of agents `first`, …: the rows of each group end to end, as far off a line as
+  // in device memory.
+  template <int rows>
+  METHOD float* staged_row(float* stage, int first, int i) const {
+    float* place = stage;
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g) {
+      const Range group = group_range(g);
+      const int from = Math::max(group.first, first), to = Math::min(group.end(), first + rows);
+      if (from >= to) continue;
+      const int off_line = floats_off_line(observation_row(from));
+      if (group.has(i)) return place + off_line + (i - from) * observation_size(g);
+      place += ((to - from) * observation_size(g) + off_line + line_floats - 1) & -line_floats;
+    }
+    return place;
+  }
 #endif
 };

@@ -1,64 +1,50 @@
-// The kernels: what a launch loads, runs and stores. One launch does a whole step.
+// The kernels for copies of more than 32 agents: a block plays a copy, or a cluster of blocks where it is very large.
 #pragma once
 
 #include "episode.cuh"
 
-// The part of one lane in a block. The block's lanes load and store the arrays of all its copies together, as whole
-// lines; in between each lane plays its agents (team_cuda.cuh).
+// The part of one lane. The team's lanes load and store the copy's arrays together; in between each plays its agents
+// (team_cuda.cuh). State lives in shared memory during a launch, or is worked on in place where it does not fit.
 class DeviceCopy : public Episode<Rules> {
  public:
   METHOD DeviceCopy(const Arguments& arguments, unsigned char* shared) {
     arguments_ = &arguments;
-    const unsigned all_copies = static_cast<unsigned>(arguments.num_envs);
-    thread_ = threadIdx.x;
-    first_copy_ = blockIdx.x * Geometry::copies;
-    copies_ = static_cast<int>(Math::min<unsigned>(Geometry::copies, all_copies - first_copy_));
-    if constexpr (Geometry::packed) {
-      const int team_of_warp = Math::min(thread_ % 32 / Geometry::lanes, Geometry::copies_per_warp - 1);
-      first_lane_ = team_of_warp * Geometry::lanes;
-      lane_ = thread_ % 32 - first_lane_;
-      team_lanes_ = ((2u << ((Geometry::lanes - 1) % 32)) - 1) << first_lane_;
-      team_ = thread_ / 32 * Geometry::copies_per_warp + team_of_warp;
-      present_ = lane_ < Geometry::lanes && team_ < copies_;
-    } else {
-      first_lane_ = 0;
-      lane_ = thread_;
-      team_lanes_ = ~0u;
-      team_ = 0;
-      present_ = true;
-    }
-    copy_ = first_copy_ + (present_ ? team_ : 0);
-    whole_lines_ = copies_ == Geometry::copies && arguments.aligned;
-    scratch_ = reinterpret_cast<float*>(shared);
-    unit_ = Geometry::staged ? shared + Geometry::scratch_bytes : arguments.workspace + copy_ * Geometry::unit_bytes;
-    stage_ = reinterpret_cast<float*>(shared + Geometry::scratch_bytes + (Geometry::staged ? Geometry::unit_bytes : 0));
+    copy_ = blockIdx.x / Geometry::blocks;
+    lane_ = static_cast<int>(blockIdx.x % Geometry::blocks * Geometry::threads + threadIdx.x);
+    unit_ = Geometry::staged ? shared : arguments.workspace + copy_ * Geometry::unit_bytes;
+    scratch_ = reinterpret_cast<float*>(unit_ + Geometry::scratch_at);
+    search_memory_ = unit_ + Geometry::search_at;
+    warp_memory_ = shared + (Geometry::staged ? Geometry::unit_bytes : 0) +
+                   threadIdx.x / 32 * Geometry::warp_stage_floats * sizeof(float);
     Declared::bind(arguments);
-    visit_arrays(
-        [&](auto*& array, auto* global, int offset, int per_copy, bool) { array = at(global, offset, per_copy); });
+    visit_arrays([&](auto*& array, auto* global, int offset, int length, bool) {
+      const bool in_place = !Geometry::staged && global != nullptr;
+      array = in_place ? part(global, length) : reinterpret_cast<decltype(global)>(unit_ + offset);
+    });
     only_if(true);
   }
 
-  METHOD void load(bool with_actions) {
+  METHOD void load() {
     load_counters();
-    if constexpr (Geometry::staged) {
-      if (with_actions) load_actions();
-      visit_arrays([&](auto*& array, auto* global, int offset, int per_copy, bool persists) {
-        auto* in_unit = reinterpret_cast<decltype(global)>(unit_ + offset);
-        if (persists) transfer(in_unit, global + static_cast<std::size_t>(first_copy_) * per_copy, per_copy);
+    if constexpr (Geometry::staged)
+      visit_arrays([&](auto*& array, auto* global, int, int length, bool persists) {
+        if (persists) transfer(array, part(global, length), length);
       });
-    }
-    __syncthreads();
+    synchronize();
   }
 
   METHOD void step() {
     constexpr bool same_step = Geometry::autoreset == Autoreset::same_step;
     advance();
     only_if(true);
-    write_observations(same_step && finished_);
-    leave();
-    if (same_step) restart_finished();
-    __syncthreads();
-    if constexpr (collected) store_observations();
+#pragma unroll 1  // so that there is one copy of the code that observes
+    for (bool restarted = false;; restarted = true) {
+      write_observations(same_step && finished_ && !restarted);
+      if (restarted) break;
+      leave();
+      if (!same_step || !finished_) break;
+      restart();
+    }
     store_outcome();
     if (!is_leader()) return;
     arguments_->truncated[copy_] = truncated_;
@@ -68,55 +54,49 @@ class DeviceCopy : public Episode<Rules> {
   METHOD void reset() {
     restart_if(arguments_->mask == nullptr || arguments_->mask[copy_]);
     write_observations(false);
-    if constexpr (collected) store_observations_of_active(arguments_->observation);
   }
 
-  METHOD void observe() {
-    only_if(true);
-    write_observations(false);
-    __syncthreads();
-    if constexpr (collected) store_observations();
-  }
+  METHOD void observe() { write_observations(false); }
 
   METHOD void store() {
     only_if(true);
-    const bool who_is_alive_changed = __syncthreads_or(alive_changed_);
     if constexpr (Geometry::staged) {
-      visit_arrays([&](auto*& array, auto* global, int offset, int per_copy, bool persists) {
-        const auto* in_unit = reinterpret_cast<decltype(global)>(unit_ + offset);
+      const bool who_is_alive_changed = __syncthreads_or(alive_changed_);
+      visit_arrays([&](auto*& array, auto* global, int offset, int length, bool persists) {
         if (offset == Geometry::alive_at && !who_is_alive_changed) return;
-        if (persists) transfer(global + static_cast<std::size_t>(first_copy_) * per_copy, in_unit, per_copy);
+        if (persists) transfer(part(global, length), array, length);
       });
     }
     store_counters();
+    wait_for_stored_rows();
   }
 
  private:
-  // Whether observations are collected in shared memory until the launch ends.
-  static constexpr bool collected = Geometry::packed && Geometry::row_lanes == 1;
+  // This copy's part of a device array.
+  template <class T>
+  METHOD T* part(T* global, int length) const {
+    return global + copy_ * length;
+  }
 
-  // Calls visit(k) for k = 0, …, count - 1, spread over the block; `most` is a constant bound of count.
+  // Calls visit(k) for k = 0, …, count - 1, a constant, spread over the team.
   template <class Visit>
-  METHOD void for_block(int most, int count, Visit visit) const {
+  METHOD void for_team(int count, Visit visit) const {
 #pragma unroll 4
-    for (int trip = 0; trip < (most + Geometry::threads - 1) / Geometry::threads; ++trip) {
-      const unsigned k = thread_ + trip * Geometry::threads;
-      if (k < static_cast<unsigned>(count)) visit(k);
+    for (int trip = 0; trip < (count + Geometry::lanes - 1) / Geometry::lanes; ++trip) {
+      const int k = lane_ + trip * Geometry::lanes;
+      if (k < count) visit(k);
     }
   }
 
-  // Copies an array over the block's copies, 16 bytes at a time where that is possible.
+  // Copies an array, 16 bytes at a time where that is possible.
   template <class T>
-  METHOD void transfer(T* to, const T* from, int per_copy) const {
+  METHOD void transfer(T* to, const T* from, int length) const {
     constexpr int at_once = 16 / sizeof(T);
-    const int most = Geometry::copies * per_copy;
-    if (whole_lines_ && most % at_once == 0) {
-      const int count = most / at_once;
-      for_block(count, count,
-                [&](unsigned k) { reinterpret_cast<int4*>(to)[k] = reinterpret_cast<const int4*>(from)[k]; });
-    } else {
-      for_block(most, copies_ * per_copy, [&](unsigned k) { to[k] = from[k]; });
-    }
+    if (length % at_once == 0 && arguments_->aligned)
+      for_team(length / at_once,
+               [&](int k) { reinterpret_cast<int4*>(to)[k] = reinterpret_cast<const int4*>(from)[k]; });
+    else
+      for_team(length, [&](int k) { to[k] = from[k]; });
   }
 
   // Visits the state and the arrays that live for one launch: (pointer, device array, offset in the unit, length,
@@ -129,135 +109,40 @@ class DeviceCopy : public Episode<Rules> {
     visit(terminated, static_cast<bool*>(nullptr), Geometry::terminated_at, num_agents, false);
   }
 
-  // This copy's part of an array: in the unit's memory, or in place where a copy is too large for it.
-  template <class T>
-  METHOD T* at(T* global, int offset, int per_copy) const {
-    if (!Geometry::staged && global != nullptr) return global + copy_ * per_copy;
-    return reinterpret_cast<T*>(unit_ + offset) + team_ * per_copy;
-  }
-
-  // Actions go to the unit's memory as four bytes each, discrete ones clipped into their space.
-  METHOD void load_actions() {
-#pragma unroll
-    for (int g = 0; g < num_groups; ++g) {
-      const int width = action_width(g), per_copy = group_range(g).size * width;
-      const std::size_t first = static_cast<std::size_t>(first_copy_) * per_copy;
-      int* slab = reinterpret_cast<int*>(unit_ + Geometry::actions_at) + action_slab(g);
-      const auto take = [&](const auto* from) {
-        for_block(Geometry::copies * per_copy, copies_ * per_copy,
-                  [&](unsigned k) { slab[k] = within_space(g, k % width, from[first + k]); });
-      };
-      const void* from = arguments_->action[g];
-      if (action_count(g, 0) == 0 || arguments_->action_bytes[g] == 4)
-        take(static_cast<const std::int32_t*>(from));
-      else if (arguments_->action_bytes[g] == 1)
-        take(static_cast<const std::uint8_t*>(from));
-      else
-        take(static_cast<const std::int64_t*>(from));
-    }
-    actions_ = reinterpret_cast<const int*>(unit_ + Geometry::actions_at);
-  }
-
-  METHOD void restart_finished() {
-    only_if(finished_);
-    if (any_active()) {
-      if constexpr (collected) store_observations_of_active(arguments_->final_observation);
-      restart();
-      write_observations(false);
-    }
-    only_if(true);
-  }
-
-  // Has the active copies observe; `final` sends a copy's observations to the final observations.
+  // Has the copy observe; `final` sends its observations to the final observations.
   METHOD void write_observations(bool final) {
-    float* const* target = final ? arguments_->final_observation : arguments_->observation;
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
-      const std::size_t size = static_cast<std::size_t>(group_range(g).size) * observation_size(g);
-      observation_base_[g] = collected ? stage_ + slab_offset(g) + team_ * size : target[g] + copy_ * size;
+      float* all = final ? arguments_->final_observation[g] : arguments_->observation[g];
+      observation_base_[g] = all + copy_ * group_range(g).size * observation_size(g);
     }
     Rules::observe();
   }
 
-  METHOD void store_observations() const {
-#pragma unroll
-    for (int g = 0; g < num_groups; ++g) {
-      const int size = group_range(g).size * observation_size(g);
-      transfer(arguments_->observation[g] + static_cast<std::size_t>(first_copy_) * size, stage_ + slab_offset(g),
-               size);
-    }
-  }
-
-  // Each warp writes the collected rows of its active copies, one copy after another.
-  METHOD void store_observations_of_active(float* const* targets) const {
-    __syncwarp();
-    const int lane = thread_ % 32, first_team = thread_ / 32 * Geometry::copies_per_warp;
-#pragma unroll 1
-    for (int team = 0; team < Geometry::copies_per_warp; ++team) {
-      if (!__shfl_sync(~0u, active_, team * Geometry::lanes)) continue;
-#pragma unroll
-      for (int g = 0; g < num_groups; ++g) {
-        const int size = group_range(g).size * observation_size(g);
-        const float* rows = stage_ + slab_offset(g) + (first_team + team) * size;
-        float* target = targets[g] + static_cast<std::size_t>(first_copy_ + first_team + team) * size;
-#pragma unroll 1
-        for (int k = lane; k < size; k += 32) target[k] = rows[k];
-      }
-    }
-    __syncwarp();
-  }
-
-  METHOD static int slab_offset(int g) {
-    int offset = 0;
-    for (int before = 0; before < g; ++before)
-      offset += (Geometry::copies * group_range(before).size * observation_size(before) + 3) & ~3;
-    return offset;
-  }
-
   // Rewards and flags of this step.
   METHOD void store_outcome() const {
-    const float* all_rewards = reward - team_ * num_agents;
-    const bool* all_terminated = terminated - team_ * num_agents;
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
       const Range group = group_range(g);
-      float* rewards = arguments_->reward[g] + static_cast<std::size_t>(first_copy_) * group.size;
-      bool* flags = arguments_->terminated[g] + static_cast<std::size_t>(first_copy_) * group.size;
-      for_block(Geometry::copies * group.size, copies_ * group.size, [&](unsigned k) {
-        const int from = k / group.size * num_agents + group.first + k % group.size;
-        rewards[k] = all_rewards[from];
-        flags[k] = all_terminated[from];
+      float* rewards = part(arguments_->reward[g], group.size);
+      bool* flags = part(arguments_->terminated[g], group.size);
+      for_team(group.size, [&](int k) {
+        rewards[k] = reward[group.first + k];
+        flags[k] = terminated[group.first + k];
       });
     }
   }
 
-  int thread_;           // in the block
-  int copies_;           // copies of this block that exist
-  bool whole_lines_;     // whether arrays over the block's copies are aligned to 16 bytes
-  unsigned first_copy_;  // of the block
-  unsigned char* unit_;  // the block's memory for state and outcome
+  unsigned char* unit_;  // the copy's memory for state and outcome
 };
 
 template <class Run>
-METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {
-  extern __shared__ __align__(16) unsigned char shared[];
+METHOD void launch(const Arguments& arguments, bool, Run run) {
+  extern __shared__ __align__(128) unsigned char shared[];
   DeviceCopy copy(arguments, shared);
-  copy.load(with_actions);
+  copy.load();
   run(copy);
   copy.store();
 }
 
-extern "C" __global__ void __launch_bounds__(Geometry::threads)
-    gpu_marl_step(const __grid_constant__ Arguments arguments) {
-  launch(arguments, true, [](DeviceCopy& copy) { copy.step(); });
-}
-
-extern "C" __global__ void __launch_bounds__(Geometry::threads)
-    gpu_marl_reset(const __grid_constant__ Arguments arguments) {
-  launch(arguments, false, [](DeviceCopy& copy) { copy.reset(); });
-}
-
-extern "C" __global__ void __launch_bounds__(Geometry::threads)
-    gpu_marl_observe(const __grid_constant__ Arguments arguments) {
-  launch(arguments, false, [](DeviceCopy& copy) { copy.observe(); });
-}
+#include "entry_points.cuh"

@@ -28,6 +28,8 @@ struct Math {
     return x > low ? (x < high ? x : high) : low;
   }
 
+  METHOD static int clip(int x, int low, int high) { return portable::clip(x, low, high); }
+
   template <class T>
   METHOD static T square(T x) {
     return x * x;

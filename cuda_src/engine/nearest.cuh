@@ -5,50 +5,72 @@
 #include "portable.cuh"
 #include "range.cuh"
 
+// Short lists stay in registers, which takes constant indices; long ones would only make long code.
+METHOD constexpr int unrolled(int K) { return K <= 32 ? K : 1; }
+
 // Up to K agents, nearest first.
 template <int K>
 struct Nearest {
   float distance_squared[K];  // infinite where there is none
-  int index[K];
+  int index[K];               // -1 where there is none
   int found;
 
   METHOD int operator[](int k) const { return index[k]; }
 
   METHOD void clear() {
+#pragma unroll(unrolled(K))
     for (int k = 0; k < K; ++k) {
       distance_squared[k] = Math::infinity;
       index[k] = -1;
     }
     found = 0;
   }
+
+  // Adds agent j unless K others are nearer, or as near and of lower index. The list is shifted without branches.
+  METHOD void insert(int j, float distance, float limit) {
+    const auto precedes = [&](int k) {
+      return distance < distance_squared[k] || (distance == distance_squared[k] && j < index[k]);
+    };
+    if (!(distance < limit) || !precedes(K - 1)) return;
+    found += found < K ? 1 : 0;
+#pragma unroll(unrolled(K))
+    for (int k = K - 1; k >= 0; --k) {
+      const int above = k > 0 ? k - 1 : 0;
+      const bool before = precedes(k), shift = k > 0 && precedes(above);
+      index[k] = shift ? index[above] : before ? j : index[k];
+      distance_squared[k] = shift ? distance_squared[above] : before ? distance : distance_squared[k];
+    }
+  }
+
+  METHOD void merge(const Nearest& other, float limit) {
+#pragma unroll 1
+    for (int k = 0; k < other.found; ++k) insert(other.index[k], other.distance_squared[k], limit);
+  }
+};
+
+// What to look for: the K agents j of a range for which eligible(j) holds, nearest to whoever asks and not himself, at
+// a squared distance below `limit`.
+template <int K, class Agents, class Eligible>
+struct Search {
+  Agents among;
+  const float* x;  // [num_agents]
+  const float* y;  // [num_agents]
+  float limit;
+  Eligible eligible;
 };
 
 #ifdef __CUDACC__
 
-// Short lists stay in registers, which takes constant indices; long ones would only make long code.
-constexpr int unrolled(int K) { return K <= 32 ? K : 1; }
-
-// The K nearest to (at_x, at_y) among the agents of a range for which eligible(j) holds. Candidates come in the order
-// of their indices, so `<` keeps the lower of two equally near ones in front. The list is shifted without branches.
-template <int K, class Eligible>
-METHOD Nearest<K> find_nearest(float at_x, float at_y, Range among, const float* x, const float* y, Eligible eligible) {
+// What agent i finds, looking at everyone.
+template <int K, class Agents, class Eligible>
+METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search) {
   Nearest<K> best;
   best.clear();
-  for (int j = among.first; j < among.end(); ++j) {
-    const float dx = x[j] - at_x, dy = y[j] - at_y;
-    const float distance = dx * dx + dy * dy;
-    if (!(distance < best.distance_squared[K - 1]) || !eligible(j)) continue;
-#pragma unroll(unrolled(K))
-    for (int k = K - 1; k >= 0; --k) {
-      const int above = k > 0 ? k - 1 : 0;
-      const bool before = distance < best.distance_squared[k];
-      const bool shift = k > 0 && distance < best.distance_squared[above];
-      best.index[k] = shift ? best.index[above] : before ? j : best.index[k];
-      best.distance_squared[k] = shift ? best.distance_squared[above] : before ? distance : best.distance_squared[k];
-    }
+  for (int j = search.among.first; j < search.among.end(); ++j) {
+    if (j == i || !search.eligible(j)) continue;
+    const float dx = search.x[j] - search.x[i], dy = search.y[j] - search.y[i];
+    best.insert(j, dx * dx + dy * dy, search.limit);
   }
-#pragma unroll(unrolled(K))
-  for (int k = 0; k < K; ++k) best.found += best.index[k] >= 0 ? 1 : 0;
   return best;
 }
 
@@ -57,14 +79,16 @@ METHOD Nearest<K> find_nearest(float at_x, float at_y, Range among, const float*
 // The same on a CPU, where the point is to compare in vector registers and to branch seldom. A first pass takes the
 // least distance in each of `width` interleaved columns of candidates; the K-th smallest of these is a bound that at
 // least K candidates keep, and that few others do. A second pass collects those and places each by its rank.
-template <int K, class Eligible>
-METHOD Nearest<K> find_nearest(float at_x, float at_y, Range among, const float* x, const float* y, Eligible eligible) {
+template <int K, class Agents, class Eligible>
+METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search) {
+  const float at_x = search.x[i], at_y = search.y[i];
+  const Range among = search.among;
   constexpr int width = 16 * ((K + 19) / 16);  // somewhat more columns than neighbours make a tight bound
   constexpr int capacity = 4 * width;
   const auto distance_squared = [&](int j) {
-    const float dx = x[j] - at_x, dy = y[j] - at_y;
+    const float dx = search.x[j] - at_x, dy = search.y[j] - at_y;
     const float distance = dx * dx + dy * dy;
-    return eligible(j) ? distance : Math::infinity;
+    return (distance < search.limit) & (j != i) & search.eligible(j) ? distance : Math::infinity;
   };
 
   float least[width];

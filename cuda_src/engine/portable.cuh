@@ -6,10 +6,13 @@
 
 // METHOD marks every function of the engine and of the environments: inlined, so that constants fold through all
 // layers.
+// UNROLLED stands before a loop over a constant number of agents or entries, which a GPU then keeps in registers.
 #ifdef __CUDACC__
 #define METHOD __device__ __forceinline__
+#define UNROLLED _Pragma("unroll")
 #else
 #define METHOD inline __attribute__((always_inline))
+#define UNROLLED
 #endif
 
 namespace portable {
@@ -52,6 +55,16 @@ METHOD float round_nearest(float x) {
 #else
   return __builtin_rintf(x);
 #endif
+}
+
+// x limited to [low, high], low <= high.
+METHOD int clip(int x, int low, int high) {
+  int raised = x > low ? x : low;
+#ifdef __CUDACC__
+  asm(""
+      : "+r"(raised));  // ptxas 13.0 takes max(min(x, high), 0) == high for true where x is below high: keep this order
+#endif
+  return raised < high ? raised : high;
 }
 
 }  // namespace portable

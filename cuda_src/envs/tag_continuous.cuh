@@ -20,8 +20,9 @@ struct TagContinuous : Environment {
         speed[i] = direction[i] = 0.0f;
       tags[i] = 0;
     });
-    each(runner, [&](int i) {
-      if (alive[i]) flee(i);
+    const auto hunters = nearest<1>(tagger, x, y, [](int) { return true; }, tagging_distance * grid_length);
+    each(runner, hunters, [&](int i, auto hunter) {
+      if (hunter.found > 0) get_tagged(i, hunter[0]);
     });
     each(agents, [&](int i) {
       if (tagger.has(i))
@@ -57,11 +58,8 @@ struct TagContinuous : Environment {
     return levels == 1 ? low : low + float(level) * ((high - low) / float(levels - 1));
   }
 
-  // The nearest tagger tags runner i if it is close enough.
-  METHOD void flee(int i) {
-    const auto hunter = nearest<1>(i, tagger, x, y, [](int) { return true; });
-    if (!(hunter.distance_squared[0] < square(tagging_distance * grid_length))) return;
-    add(tags[hunter[0]], 1);
+  METHOD void get_tagged(int i, int hunter) {
+    add(tags[hunter], 1);
     reward[i] += tag_penalty_for_runner;
     if (runner_exits_game_after_tagged) terminated[i] = true;
   }
@@ -77,44 +75,55 @@ struct TagContinuous : Environment {
 
   METHOD void observe_everyone() {
     constexpr int others = num_agents - 1;
+    const Scale full = scale();
     each_observation(agents, [&](int i, auto row) {
+      const Scale own = alive[i] ? full : Scale{0.0f, 0.0f, 0.0f, 0.0f};
       row.each(others, [&](int k) {
         const int j = k < i ? k : k + 1;
-        write_other(i, j, row, k, others, alive[i] ? 1.0f : 0.0f);
+        write_other(i, j, row, k, others, own);
         row[5 * others + k] = tagger.has(j);
         row[6 * others + k] = alive[j];
       });
-      row[7 * others] = alive[i] ? float(time) / float(episode_length) : 0.0f;
+      row[7 * others] = float(time) * own.per_episode;
     });
   }
 
   METHOD void observe_nearest() {
     constexpr int observed = num_other_agents_observed;
-    each_observation(agents, [&](int i, auto row) {
+    const Scale full = scale();
+    const auto others = nearest<observed>(agents, x, y, [&](int j) { return alive[j]; });
+    each_observation(agents, others, [&](int i, auto row, auto neighbor) {
       if (!alive[i]) {
         row.each(7 * observed + 1, [&](int k) { row[k] = 0.0f; });
         return;
       }
-      const auto neighbor = nearest<observed>(i, agents, x, y, [&](int j) { return alive[j]; });
       row.each(observed, [&](int k) {
         const bool there = k < neighbor.found;
         const int j = there ? neighbor[k] : i;  // zeros where there is none
-        write_other(i, j, row, k, observed, 1.0f);
+        write_other(i, j, row, k, observed, full);
         row[5 * observed + k] = there && tagger.has(j);
         row[6 * observed + k] = there;
       });
-      row[7 * observed] = float(time) / float(episode_length);
+      row[7 * observed] = float(time) * full.per_episode;
     });
+  }
+
+  struct Scale {
+    float per_diagonal, per_speed, per_circle, per_episode;
+  };
+
+  METHOD Scale scale() const {
+    return {1.0f / (grid_length * 1.41421356237309505f), 1.0f / max_speed, 1.0f / (2.0f * pi),
+            1.0f / float(episode_length)};
   }
 
   // How agent j differs from agent i, as the k-th of `count` others in the observation.
   template <class Row>
-  METHOD void write_other(int i, int j, Row& row, int k, int count, float scale) {
-    const float per_length = scale / (grid_length * 1.41421356237309505f), per_speed = scale / max_speed;
-    row[k] = (x[j] - x[i]) * per_length;
-    row[count + k] = (y[j] - y[i]) * per_length;
-    row[2 * count + k] = (speed[j] - speed[i]) * per_speed;
-    row[3 * count + k] = (acceleration[j] - acceleration[i]) * per_speed;
-    row[4 * count + k] = (direction[j] - direction[i]) * (scale / (2.0f * pi));
+  METHOD void write_other(int i, int j, Row& row, int k, int count, const Scale& of) {
+    row[k] = (x[j] - x[i]) * of.per_diagonal;
+    row[count + k] = (y[j] - y[i]) * of.per_diagonal;
+    row[2 * count + k] = (speed[j] - speed[i]) * of.per_speed;
+    row[3 * count + k] = (acceleration[j] - acceleration[i]) * of.per_speed;
+    row[4 * count + k] = (direction[j] - direction[i]) * of.per_circle;
   }
 };

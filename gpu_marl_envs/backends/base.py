@@ -28,16 +28,15 @@ class Backend(abc.ABC):
     checks_actions: bool  # whether actions are checked unless the user says otherwise
 
     @abc.abstractmethod
-    def __init__(self, environment: Environment, device: torch.device, autoreset: AutoresetMode) -> None:
-        """Compiles the environment, or takes it from the cache."""
+    def __init__(self, environment: Environment, device: torch.device, autoreset: AutoresetMode, num_envs: int) -> None:
+        """Compiles the environment for so many copies, or takes it from the cache."""
 
     @abc.abstractmethod
-    def bind(self, arguments: np.ndarray[Any, Any], num_envs: int) -> None:
+    def bind(self, arguments: np.ndarray[Any, Any]) -> None:
         """Says what later launches take; the caller changes the struct in place between them.
 
         Args:
             arguments: the struct of :func:`gpu_marl_envs.backends.source.arguments_dtype`, shape ``()``.
-            num_envs: number of copies.
         """
 
     @abc.abstractmethod
@@ -64,8 +63,8 @@ class Backend(abc.ABC):
         """Raises UsageError where this process cannot use the device."""
 
 
-def backend_for(environment: Environment, device: torch.device, autoreset: AutoresetMode) -> Backend:
-    """Compiles an environment for a device; the module ``backends/<device type>.py`` does it.
+def backend_for(environment: Environment, device: torch.device, autoreset: AutoresetMode, num_envs: int) -> Backend:
+    """Compiles an environment for a device and a number of copies; the module ``backends/<device type>.py`` does it.
 
     Raises:
         BackendUnavailableError: there is no backend for this type of device, or it lacks a compiler or driver.
@@ -77,5 +76,5 @@ def backend_for(environment: Environment, device: torch.device, autoreset: Autor
         if error.name != f"gpu_marl_envs.backends.{device.type}":
             raise
         raise BackendUnavailableError(f"There is no backend for device {str(device)!r}; use 'cpu' or 'cuda'.") from None
-    backend: Backend = module.BACKEND(environment, device, autoreset)
+    backend: Backend = module.BACKEND(environment, device, autoreset, num_envs)
     return backend

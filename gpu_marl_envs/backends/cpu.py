@@ -39,8 +39,9 @@ class CpuBackend(Backend):
 
     checks_actions = True
 
-    def __init__(self, environment: Environment, device: torch.device, autoreset: AutoresetMode) -> None:
+    def __init__(self, environment: Environment, device: torch.device, autoreset: AutoresetMode, num_envs: int) -> None:
         self.device = device
+        self._num_envs = num_envs
         self.layout = cpu_layout(environment)
         source = translation_unit(environment, self.layout, autoreset, cuda=False)
         self._library = _load(_compile(source, environment.kernel()))
@@ -57,10 +58,9 @@ class CpuBackend(Backend):
         self._find_invalid_action.argtypes = [ctypes.c_void_p, ctypes.c_int]
         self._find_invalid_action.restype = ctypes.c_longlong
 
-    def bind(self, arguments: np.ndarray[Any, Any], num_envs: int) -> None:
+    def bind(self, arguments: np.ndarray[Any, Any]) -> None:
         self._arguments = arguments  # keeps the memory at the address alive
         self._address = arguments.ctypes.data
-        self._num_envs = num_envs
 
     def launch(self, operation: str) -> None:
         self._functions[operation](self._address, 1 if self._num_envs == 1 else torch.get_num_threads())

@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 
 from gpu_marl_envs.backends.base import Backend
 from gpu_marl_envs.backends.compilation import compile_cached, is_strict
-from gpu_marl_envs.backends.layout import Layout, cuda_layout
+from gpu_marl_envs.backends.layout import MANY_COPIES, Layout, cuda_layout
 from gpu_marl_envs.backends.source import arguments_dtype, translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError, UsageError
 from gpu_marl_envs.spec import Environment
@@ -33,7 +33,7 @@ class CudaBackend(Backend):
 
     checks_actions = False  # a check would wait for the GPU; out-of-range actions are clipped
 
-    def __init__(self, environment: Environment, device: torch.device, autoreset: AutoresetMode) -> None:
+    def __init__(self, environment: Environment, device: torch.device, autoreset: AutoresetMode, num_envs: int) -> None:
         driver = _driver()
         self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         if self.device.index >= torch.cuda.device_count():
@@ -45,7 +45,9 @@ class CudaBackend(Backend):
         shared_limit = driver.Device(self.device.index).get_attribute(
             driver.device_attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         )
-        self.layout, binary = compile_kernels(environment, autoreset, f"sm_{major}{minor}", shared_limit)
+        self.layout, binary = compile_kernels(environment, autoreset, f"sm_{major}{minor}", shared_limit, num_envs)
+        multiprocessors = torch.cuda.get_device_properties(self.device).multi_processor_count
+        self._grid, self._block, self._shared_bytes = self.layout.launch_shape(num_envs, multiprocessors)
         self._process = os.getpid()
         with _current(self._context):
             self._module = driver.module_from_buffer(binary.read_bytes())
@@ -57,10 +59,8 @@ class CudaBackend(Backend):
                     driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, self.layout.shared_bytes
                 )
 
-    def bind(self, arguments: np.ndarray[Any, Any], num_envs: int) -> None:
+    def bind(self, arguments: np.ndarray[Any, Any]) -> None:
         self._arguments = arguments
-        self._grid = (-(-num_envs // self.layout.copies), 1)
-        self._block = (self.layout.threads, 1, 1)
 
     def launch(self, operation: str) -> None:
         current = torch.cuda.current_stream(self.device)
@@ -77,7 +77,7 @@ class CudaBackend(Backend):
 
     def _enqueue(self, operation: str, stream: Any) -> None:
         self._functions[operation].prepared_async_call(
-            self._grid, self._block, stream, self._arguments.tobytes(), shared_size=self.layout.shared_bytes
+            self._grid, self._block, stream, self._arguments.tobytes(), shared_size=self._shared_bytes
         )
 
     def free_bytes(self) -> int:
@@ -98,15 +98,22 @@ class CudaBackend(Backend):
 
 
 def compile_kernels(
-    environment: Environment, autoreset: AutoresetMode, architecture: str, shared_limit: int
+    environment: Environment,
+    autoreset: AutoresetMode,
+    architecture: str,
+    shared_limit: int,
+    num_envs: int = MANY_COPIES,
 ) -> tuple[Layout, Path]:
     """Compiles for an architecture (``"sm_90"``) with so many bytes of shared memory per block; needs no GPU.
+
+    Copies are mapped to lanes as is best for ``num_envs``, or for many.
 
     Raises:
         BackendUnavailableError: there is no nvcc.
         KernelCompileError: the dynamics do not compile.
     """
-    layout = cuda_layout(environment, shared_limit)
+    clusters = int(architecture.removeprefix("sm_").rstrip("af")) >= 90
+    layout = cuda_layout(environment, shared_limit, num_envs, clusters=clusters)
     source = translation_unit(environment, layout, autoreset, cuda=True)
     command = [_nvcc(), *_FLAGS, *(_STRICT if is_strict() else ()), f"-arch={architecture}"]
     return layout, compile_cached(source, environment.kernel(), command, ".cubin", _nvcc_version())

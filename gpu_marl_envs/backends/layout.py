@@ -3,37 +3,69 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpu_marl_envs.spec import Environment
 
 WARP = 32
+MOST_SEQUENTIAL_AGENTS = 8  # beyond it a lane plays one agent, not a whole copy
+MOST_SEQUENTIAL_BYTES = 24 * 1024  # of shared memory that the 32 copies of a warp may take then
+MANY_COPIES = 16 * 1024  # from here on they suffice to keep a large GPU busy with a lane for each
 MOST_PACKED_AGENTS = 32  # beyond it a copy has a block of its own
 LONGEST_COLLECTED_ROW = 128  # floats; longer observations are written by several lanes together
-MOST_WARPS = 16  # of a block; more for very many agents
+LINE_FLOATS = 32  # of 128 bytes
+LONGEST_STAGED_ROW = 2048  # floats; even longer ones are written where they belong
+MOST_CANDIDATES = 192  # agents that are searched for neighbours without sorting them into cells
+CANDIDATE_BYTES = 16
+MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
+MOST_WARPS = 12  # of a block that plays a copy alone
+MOST_BLOCKS = 8  # that play a copy together
 FEWEST_WARPS = 4  # with which it pays to keep a large copy's state in shared memory
+SHARED_BYTES = 228 * 1024  # of a multiprocessor, of which each block needs 1 KiB for itself
+RESIDENT_WARPS = 48  # of a multiprocessor, with 40 registers for each lane
+RESIDENT_SEARCHING_WARPS = 24  # where agents look for neighbours, which takes 80
 TARGET_SHARED_BYTES = 48 * 1024  # of a block: four blocks then fit on a multiprocessor of 227 KiB and more
+
+
+@dataclass(frozen=True)
+class SearchMemory:
+    """Memory of a unit for searches of nearest agents; see cuda_src/engine/search_cuda.cuh.
+
+    Attributes:
+        candidates: most agents that are brought together in shared memory; 0 if everyone looks at each instead.
+        most_cells: most cells into which agents are sorted, where there are more of them than that.
+        agents_per_cell: how many agents a cell is to hold.
+        lists_at: byte offset of the lists of whom each has found.
+        size: bytes.
+    """
+
+    candidates: int = 0
+    most_cells: int = 0
+    agents_per_cell: float = 1.0
+    lists_at: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where one launch keeps its copies' arrays, and which lanes play their agents.
 
-    A unit is the memory of the copies that load and store together: those of a block, or on a CPU one copy.
+    A unit is the memory of the copies that load and store together: those of a warp where it plays several, the one of
+    a block, or on a CPU one copy.
 
     Attributes:
         offsets: byte offset of each array in the unit's memory: state fields, reward, terminated, alive, actions.
         unit_bytes: size of the unit's memory.
         packed: whether several copies share a warp.
         lanes: lanes that play one copy.
-        copies: copies of one block.
-        copies_per_warp: copies that share a warp, if packed.
-        warps: warps of one block.
+        copies: copies of one unit.
+        blocks: blocks that play one copy together, a cluster.
+        warps: most warps of one block.
         staged: whether the state lives in shared memory during a launch, or is worked on in place.
         row_lanes: lanes that write one observation together; 1 collects observations in shared memory first.
-        stage_floats: shared memory for collecting observations.
+        search: memory in which agents look for neighbours together.
+        stage_floats: shared memory of a unit for collecting observations.
         warp_stage_floats: the part of it that each warp has for itself, if not packed.
-        scratch_bytes: shared memory per block for reductions.
     """
 
     offsets: dict[str, int] = field(default_factory=dict)
@@ -41,13 +73,21 @@ class Layout:
     packed: bool = False
     lanes: int = 1
     copies: int = 1
-    copies_per_warp: int = 1
+    blocks: int = 1
     warps: int = 1
     staged: bool = False
     row_lanes: int = 1
+    search: SearchMemory = field(default_factory=SearchMemory)
     stage_floats: int = 0
     warp_stage_floats: int = 0
-    scratch_bytes: int = 0
+
+    @property
+    def resident_blocks(self) -> int:
+        """Blocks that are to run on a multiprocessor at once; more of them leave fewer registers to each lane."""
+        if self.in_warps:
+            return 1
+        warps = RESIDENT_SEARCHING_WARPS if self.search.candidates else RESIDENT_WARPS
+        return max(1, min(SHARED_BYTES // (self.shared_bytes + 1024), warps // self.warps))
 
     @property
     def threads(self) -> int:
@@ -55,9 +95,23 @@ class Layout:
         return self.warps * WARP
 
     @property
+    def in_warps(self) -> bool:
+        """Whether a warp plays several copies, with a unit of its own."""
+        return self.packed or self.lanes == 1
+
+    @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of one block."""
-        return self.scratch_bytes + (self.unit_bytes if self.staged else 0) + 4 * self.stage_floats
+        """Dynamic shared memory of a block of ``warps`` warps."""
+        units = self.warps if self.in_warps else 1
+        return units * ((self.unit_bytes if self.staged else 0) + 4 * self.stage_floats)
+
+    def launch_shape(self, num_envs: int, multiprocessors: int) -> tuple[tuple[int, int], tuple[int, int, int], int]:
+        """The grid of a launch, the threads of a block, and its bytes of dynamic shared memory."""
+        units = -(-num_envs // self.copies)
+        if not self.in_warps:
+            return (units * self.blocks, 1), (self.threads, 1, 1), self.shared_bytes
+        warps = max(min(self.warps, units // multiprocessors), 1)  # few copies are spread over the whole device
+        return (-(-units // warps), 1), (warps * WARP, 1, 1), self.shared_bytes // self.warps * warps
 
 
 def cpu_layout(environment: Environment) -> Layout:
@@ -66,73 +120,133 @@ def cpu_layout(environment: Environment) -> Layout:
     return Layout(offsets=offsets, unit_bytes=_align(unit_bytes, 64))
 
 
-def cuda_layout(environment: Environment, shared_limit: int) -> Layout:
+def cuda_layout(
+    environment: Environment, shared_limit: int, num_envs: int = MANY_COPIES, *, clusters: bool = True
+) -> Layout:
     """The layout of a CUDA build.
 
     Args:
         environment: the declaration.
         shared_limit: bytes of shared memory that one block may use.
+        num_envs: number of copies; few leave so much of a device idle that more lanes for each pay.
+        clusters: whether several blocks can work on one copy.
     """
     longest_row = max(group.observation_size for group in environment.agent_groups)
+    if environment.num_agents <= MOST_SEQUENTIAL_AGENTS and num_envs >= MANY_COPIES:
+        layout = _sequential(environment, shared_limit)
+        if layout.shared_bytes <= min(layout.warps * MOST_SEQUENTIAL_BYTES, shared_limit):
+            return layout
     if environment.num_agents <= MOST_PACKED_AGENTS:
         return _packed(environment, longest_row, shared_limit)
-    return _one_per_block(environment, longest_row, shared_limit)
+    return _one_per_team(environment, longest_row, shared_limit, MOST_BLOCKS if clusters else 1)
+
+
+def _sequential(environment: Environment, shared_limit: int) -> Layout:
+    offsets, unit_bytes = dict.fromkeys(("reward", "terminated", "alive", "actions"), 0), 0  # these are in registers
+    for state_field in environment.state_fields():
+        offsets[state_field.name] = unit_bytes
+        unit_bytes += 4 * WARP * _padded(state_field.length(environment.num_agents))
+    stage_floats = sum(WARP * _padded(g.size * g.observation_size) for g in environment.agent_groups)
+    layout = Layout(offsets=offsets, unit_bytes=unit_bytes, copies=WARP, staged=True, stage_floats=stage_floats)
+    return _with_warps(layout, shared_limit)
 
 
 def _packed(environment: Environment, longest_row: int, shared_limit: int) -> Layout:
     lanes = environment.num_agents
+    copies = WARP // lanes
+    offsets, unit_bytes = _unit(environment, copies, staged=True, actions=True)
     row_lanes = lanes if longest_row > LONGEST_COLLECTED_ROW else 1
-    for warps in (4, 2, 1):
-        copies = warps * (WARP // lanes)
-        offsets, unit_bytes = _unit(environment, copies, staged=True)
-        stage = sum(_align(copies * g.size * g.observation_size, 4) for g in environment.agent_groups)
-        layout = Layout(
-            offsets=offsets,
-            unit_bytes=unit_bytes,
-            packed=True,
-            lanes=lanes,
-            copies=copies,
-            copies_per_warp=WARP // lanes,
-            warps=warps,
-            staged=True,
-            row_lanes=row_lanes,
-            stage_floats=stage if row_lanes == 1 else 0,
-        )
+    stage_floats = sum(_align(copies * g.size * g.observation_size, 4) for g in environment.agent_groups)
+    layout = Layout(
+        offsets=offsets,
+        unit_bytes=unit_bytes,
+        packed=True,
+        lanes=lanes,
+        copies=copies,
+        staged=True,
+        row_lanes=row_lanes,
+        stage_floats=stage_floats if row_lanes == 1 else 0,
+    )
+    return _with_warps(layout, shared_limit)
+
+
+def _with_warps(layout: Layout, shared_limit: int) -> Layout:
+    """As many warps in a block as fit, each with a unit of its own."""
+    for warps in (MOST_SMALL_WARPS, 2, 1):
+        layout = replace(layout, warps=warps)
         if layout.shared_bytes <= min(TARGET_SHARED_BYTES, shared_limit):
             break
     return layout
 
 
-def _one_per_block(environment: Environment, longest_row: int, shared_limit: int) -> Layout:
+def _one_per_team(environment: Environment, longest_row: int, shared_limit: int, most_blocks: int) -> Layout:
     agents = environment.num_agents
     chunks = -(-agents // WARP)
-    scratch_bytes = max(256, _align(4 * chunks, 16))
-    offsets, unit_bytes = _unit(environment, copies=1, staged=True)
-    row_lanes = WARP if longest_row > LONGEST_COLLECTED_ROW else 1
-    stage_floats = WARP * longest_row if row_lanes == 1 else 0
-    most_warps = MOST_WARPS if agents <= 4096 else 2 * MOST_WARPS
+    search = _search_memory(environment)
+    if longest_row > LONGEST_COLLECTED_ROW:
+        row_lanes = WARP
+    else:
+        row_lanes = 4 if search.most_cells else 2 if search.candidates else 1
+    # Rows are shifted, group by group, to lie as far off a line as in device memory.
+    if row_lanes == WARP:
+        stage_floats = 2 * _align(longest_row + LINE_FLOATS, LINE_FLOATS) if longest_row <= LONGEST_STAGED_ROW else 0
+    else:
+        stage_floats = _align(WARP // row_lanes * longest_row, LINE_FLOATS)
+        stage_floats += 2 * LINE_FLOATS * len(environment.agent_groups)
+    if search.most_cells:  # between observations it holds a warp's candidates
+        stage_floats = max(stage_floats, CANDIDATE_BYTES * search.candidates // 4)
+    team_warps = min(MOST_WARPS, chunks)
     for staged in (True, False):
-        if not staged:
-            offsets, unit_bytes = _unit(environment, copies=1, staged=False)
-        left = shared_limit - scratch_bytes - (unit_bytes if staged else 0)
-        fitting = left // (4 * stage_floats) if stage_floats else most_warps
-        warps = min(most_warps, chunks, fitting)
+        blocks = 1 if staged else max(1, min(most_blocks, agents // (WARP * RESIDENT_SEARCHING_WARPS)))
+        most_warps = team_warps if staged else min(RESIDENT_SEARCHING_WARPS, chunks)
+        scratch_bytes = _align(max(4 * chunks, 8 * blocks * most_warps), 16)
+        extra = {"scratch": scratch_bytes, "search": search.size}
+        offsets, unit_bytes = _unit(environment, copies=1, staged=staged, extra=extra)
+        unit_bytes = _align(unit_bytes, 4 * LINE_FLOATS)
+        left = shared_limit - (unit_bytes if staged else 0)
+        warps = min(most_warps, left // (4 * stage_floats)) if stage_floats else most_warps
         if left >= 0 and warps >= min(FEWEST_WARPS, chunks):
             break
     return Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
-        lanes=warps * WARP,
+        lanes=blocks * warps * WARP,
+        blocks=blocks,
         warps=warps,
         staged=staged,
         row_lanes=row_lanes,
+        search=search,
         stage_floats=warps * stage_floats,
         warp_stage_floats=stage_floats,
-        scratch_bytes=scratch_bytes,
     )
 
 
-def _unit(environment: Environment, copies: int, *, staged: bool) -> tuple[dict[str, int], int]:
+def _search_memory(environment: Environment) -> SearchMemory:
+    agents, neighbors = environment.num_agents, environment.neighbors()
+    if neighbors == 0:
+        return SearchMemory()
+    candidates = min(_align(agents, 8), MOST_CANDIDATES)
+    gathered_bytes = CANDIDATE_BYTES * candidates + 4 * agents + 64
+    lists_bytes = (2 * _align(neighbors + 1, 2) if agents < 0xFFFF else 4 * (neighbors + 1)) * agents
+    if agents <= MOST_CANDIDATES:
+        lists_at = _align(gathered_bytes, 16)
+        return SearchMemory(candidates=candidates, lists_at=lists_at, size=_align(lists_at + lists_bytes, 16))
+    # A circle of two cell widths then holds about twice as many agents as are looked for.
+    agents_per_cell = max(neighbors, 3) / 2.5
+    most_cells = math.ceil(agents / agents_per_cell) + 1
+    lists_at = _align(4 * (8 + most_cells + 4) + 12 * agents, 16)
+    return SearchMemory(
+        candidates=candidates,
+        most_cells=most_cells,
+        agents_per_cell=agents_per_cell,
+        lists_at=lists_at,
+        size=_align(max(lists_at + lists_bytes, gathered_bytes), 16),
+    )
+
+
+def _unit(
+    environment: Environment, copies: int, *, staged: bool, actions: bool = False, extra: dict[str, int] | None = None
+) -> tuple[dict[str, int], int]:
     """Offsets of the arrays in a unit's memory, and its size. State that is worked on in place takes none."""
     agents = environment.num_agents
     sizes: dict[str, int] = {}
@@ -140,14 +254,19 @@ def _unit(environment: Environment, copies: int, *, staged: bool) -> tuple[dict[
         sizes[state_field.name] = 4 * state_field.length(agents) if staged or state_field.scratch else 0
     sizes |= {"reward": 4 * agents, "terminated": agents, "alive": agents if staged else 0}
     offsets, position = {}, 0
-    for name, size in sizes.items():
+    for name, size in (sizes | (extra or {})).items():
         offsets[name] = position
         position = _align(position + copies * size, 16)
     offsets["actions"] = position
-    if staged:
+    if actions:
         widths = [group.size * math.prod(group.action_shape) for group in environment.agent_groups]
         position += sum(4 * _align(copies * width, 4) for width in widths)
     return offsets, position
+
+
+def _padded(words: int) -> int:
+    """Words from one copy to the next where each lane plays a copy; see ``padded`` in kernels_warp.cuh."""
+    return words + 1 if words % 4 == 0 else words
 
 
 def _align(size: int, to: int) -> int:

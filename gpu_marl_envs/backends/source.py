@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode
 
 from gpu_marl_envs.backends.layout import Layout
@@ -33,8 +34,8 @@ def runtime_parameters(environment: Environment) -> list[Parameter]:
 def arguments_dtype(environment: Environment) -> np.dtype[np.void]:
     """The struct ``Arguments`` that every launch takes: addresses first, then 4-byte values, so that it has no gaps."""
     groups = (len(environment.agent_groups),)
-    pointers = ["seed", "key", "time", "episode", "alive", "group_return", "group_steps"]
-    pointers += ["truncated", "done", "episode_return", "episode_length", "mask", "workspace"]
+    pointers = ["seed", "time", "alive", "group_return", "group_steps"]
+    pointers += ["truncated", "done", "record", "mask", "workspace"]
     by_group = ["action", "observation", "final_observation", "reward", "terminated"]
     columns: list[tuple[Any, ...]] = [(name, np.uint64) for name in pointers]
     columns += [(name, np.uint64, groups) for name in by_group]
@@ -56,37 +57,70 @@ def translation_unit(environment: Environment, layout: Layout, autoreset: Autore
     check_names(environment)
     kernel = environment.kernel()
     rules = type(environment).__name__
+    team = "sequential" if layout.lanes == 1 else "packed" if layout.packed else "cuda"
+    kernels = "cpu" if not cuda else "cuda" if team == "cuda" else "warp"
     return "\n".join(
         [
             f"// Generated from the declaration of {environment.id}.",
             '#include "engine/range.cuh"',
             "enum class Autoreset;",
+            f"#define CLUSTER {f'__cluster_dims__({layout.blocks}, 1, 1)' if layout.blocks > 1 else ''}",
+            _record_struct(environment),
             _arguments_struct(environment),
             _geometry_struct(environment, layout, autoreset),
             _declared_struct(environment),
+            f'#include "engine/team_{team}.cuh"',
+            f'#include "engine/search_{"together" if team == "cuda" else "alone"}.cuh"',
             '#include "engine/environment.cuh"',
             f'#include "{kernel}"',
             f"using Rules = {rules};",
-            f'#include "engine/kernels_{"cuda" if cuda else "cpu"}.cuh"',
+            f'#include "engine/kernels_{kernels}.cuh"',
             "",
         ]
     )
+
+
+def record_words(environment: Environment) -> int:
+    """Size of a copy's ``Record``, in words of four bytes."""
+    return -(-(4 + 2 * len(environment.agent_groups)) // 4) * 4
+
+
+def record_views(environment: Environment, records: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The members of all copies' ``Record``, as views of int32 ``[E, record_words]``."""
+    groups = len(environment.agent_groups)
+    sums = records[:, 4 : 4 + 2 * groups].view(torch.float32)
+    return {
+        "key": records[:, :2].view(torch.int64).squeeze(1),
+        "episode": records[:, 2],
+        "episode_return": sums[:, :groups],
+        "episode_length": sums[:, groups:],
+    }
+
+
+def _record_struct(environment: Environment) -> str:
+    groups = len(environment.agent_groups)
+    lines = [
+        "std::int64_t key;                // of the random numbers",
+        "std::int32_t episode;            // number of this episode, -1 before the first",
+        "std::int32_t unused;",
+        f"float episode_return[{groups}];         // of the last finished episode, by group",
+        f"float episode_length[{groups}];         // of the last finished episode, by group",
+    ]
+    about = "// What is needed when an episode ends, side by side: device memory is slow at finding many places."
+    return f"{about}\n" + _struct("alignas(16) Record", lines)
 
 
 def _arguments_struct(environment: Environment) -> str:
     size = f"[{len(environment.agent_groups)}]"
     lines = [
         "const std::int64_t* seed;        // [E]",
-        "std::int64_t* key;               // [E] of the random numbers",
         "std::int32_t* time;              // [E] steps taken in this episode",
-        "std::int32_t* episode;           // [E] number of this episode, -1 before the first",
         "bool* alive;                     // [E, n]",
         "float* group_return;             // [E, groups] rewards of this episode so far",
         "std::int32_t* group_steps;       // [E, groups] steps of agents in this episode so far",
         "bool* truncated;                 // [E]",
         "bool* done;                      // [E]",
-        "float* episode_return;           // [E, groups] of the last finished episode",
-        "float* episode_length;           // [E, groups] of the last finished episode",
+        "Record* record;                  // [E]",
         "const bool* mask;                // [E] copies to reset; null resets all",
         "unsigned char* workspace;        // [E, unit_bytes] where a copy does not fit into shared memory",
         f"const void* action{size};",
@@ -106,21 +140,34 @@ def _arguments_struct(environment: Environment) -> str:
 
 
 def _geometry_struct(environment: Environment, layout: Layout, autoreset: AutoresetMode) -> str:
-    numbers = {
+    numbers: dict[str, int | float] = {
         "num_agents": environment.num_agents,
         "lanes": layout.lanes,
         "copies": layout.copies,
-        "copies_per_warp": layout.copies_per_warp,
         "warps": layout.warps,
         "threads": layout.threads,
+        "blocks": layout.blocks,
+        "resident_blocks": layout.resident_blocks,
         "unit_bytes": layout.unit_bytes,
         "row_lanes": layout.row_lanes,
+        "stage_floats": layout.stage_floats,
         "warp_stage_floats": layout.warp_stage_floats,
-        "scratch_bytes": layout.scratch_bytes,
+        "neighbors": environment.neighbors(),
+        "candidates": layout.search.candidates,
+        "most_cells": layout.search.most_cells,
+        "agents_per_cell": layout.search.agents_per_cell,
+        "lists_at": layout.search.lists_at,
         **{f"{name}_at": offset for name, offset in layout.offsets.items()},
     }
-    switches = {"packed": layout.packed, "staged": layout.staged}
-    lines = [f"static constexpr int {name} = {value};" for name, value in numbers.items()]
+    switches = {
+        "packed": layout.packed,
+        "in_warps": layout.in_warps,
+        "staged": layout.staged,
+        "actions_staged": layout.in_warps and layout.staged,
+    }
+    lines = [
+        f"static constexpr {_C_SCALARS[type(value)]} {name} = {_literal(value)};" for name, value in numbers.items()
+    ]
     lines += [f"static constexpr bool {name} = {_literal(value)};" for name, value in switches.items()]
     order = list(_AUTORESET.values()).index(_AUTORESET[autoreset])
     lines += [f"static constexpr Autoreset autoreset = static_cast<Autoreset>({order});  // {_AUTORESET[autoreset]}"]
@@ -134,8 +181,11 @@ def _declared_struct(environment: Environment) -> str:
         f"static constexpr int num_agents = {environment.num_agents};",
         f"static constexpr int num_groups = {len(groups)};",
         f"static constexpr bool agents_leave = {_literal(environment.agents_leave)};",
-        f"Range agents{{0, {environment.num_agents}}};",
-        *(f"Range {group.name}{{{first}, {group.size}}};" for group, first in zip(groups, firsts, strict=True)),
+        f"static constexpr FixedRange<0, {environment.num_agents}> agents{{}};",
+        *(
+            f"static constexpr FixedRange<{first}, {group.size}> {group.name}{{}};"
+            for group, first in zip(groups, firsts, strict=True)
+        ),
     ]
     for p in environment.parameters():
         lines += _parameter_member(p, getattr(environment, p.name))

@@ -106,6 +106,10 @@ class TagContinuous(Environment):
             Field("tags", "int32", "runners that a tagger tags in this step", scratch=True),
         )
 
+    def neighbors(self) -> int:
+        """Whom a partial observation shows."""
+        return self.num_other_agents_observed
+
     def groups(self) -> tuple[Group, ...]:
         """The taggers, then the runners."""
         action: ActionSpace = MultiDiscrete([self.num_acceleration_levels + 1, self.num_turn_levels + 1])

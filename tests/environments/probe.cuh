@@ -30,8 +30,8 @@ struct Probe : Environment {
       apply_functions(i);
       if (draw.uniform() < leave_below) terminated[i] = true;
     });
-    each(agents, [&](int i) {
-      const auto near = nearest<1>(i, agents, x, y, [&](int j) { return alive[j]; });
+    const auto closest_to = nearest<1>(agents, x, y, [&](int j) { return alive[j]; });
+    each(agents, closest_to, [&](int, auto near) {
       if (near.found > 0) add(votes[near[0]], 1);
     });
     const float total_x = sum(agents, [&](int i) { return x[i]; });
@@ -67,7 +67,8 @@ struct Probe : Environment {
     result[7] = floor(x[i]) + round(y[i]);
     result[8] = wrap(x[i], 2.0f * pi);
     result[9] = min(x[i], y[i]) - max(x[i], y[i]);
-    pick[4 * i] = to_int(100.0f * x[i]);
+    const int level = clip(to_int(4.0f * x[i]), 0, 4);
+    pick[4 * i] = 100 * to_int(100.0f * x[i]) + 10 * (level == 3) + (level == 4);
     pick[4 * i + 1] = static_cast<int>(random(i).bits() >> 1);
     pick[4 * i + 2] = common_random(i).integer(77);
   }
@@ -77,13 +78,14 @@ struct Probe : Environment {
       for (int k = 0; k < 4; ++k) row[k] = results[10 * i + k];
       row[4] = float(time);
     });
-    each_observation(many, [&](int i, auto row) {
-      const auto near = nearest<neighbors>(i, agents, x, y, [&](int j) { return alive[j]; });
-      row.each(neighbors, [&](int k) {
-        row[k] = near.distance_squared[k] < infinity ? near.distance_squared[k] : -1.0f;
-        row[neighbors + k] = float(near.index[k]);
+    const auto all_near = nearest<neighbors_observed>(agents, x, y, [&](int j) { return alive[j]; });
+    each_observation(many, all_near, [&](int i, auto row, auto near) {
+      row.each(neighbors_observed, [&](int k) {
+        const int j = k < near.found ? near[k] : i;
+        row[k] = k < near.found ? square(x[j] - x[i]) + square(y[j] - y[i]) : -1.0f;
+        row[neighbors_observed + k] = k < near.found ? float(j) : -1.0f;
       });
-      row[2 * neighbors] = sums[0];
+      row[2 * neighbors_observed] = sums[0];
     });
   }
 };

@@ -26,12 +26,16 @@ class Probe(Environment):
     )
 
     num_many: int = param(7, "agents of the larger group", low=1, static=True)
-    neighbors: int = param(3, "nearest agents to observe", low=1, static=True)
+    neighbors_observed: int = param(3, "nearest agents to observe", low=1, static=True)
     episode_length: int = param(12, "longest episode", low=1)
     leave_below: float = param(0.05, "chance to leave in a step", low=0.0, high=1.0)
+
+    def neighbors(self) -> int:
+        """As many as are observed, and one to vote for."""
+        return self.neighbors_observed
 
     def groups(self) -> tuple[Group, ...]:
         """Three agents with continuous actions and many with discrete ones."""
         few = Group("few", 3, Box(-np.inf, np.inf, (5,)), Box(-1.0, 1.0, (2,)))
-        many = Group("many", self.num_many, Box(-np.inf, np.inf, (2 * self.neighbors + 1,)), Discrete(7))
+        many = Group("many", self.num_many, Box(-np.inf, np.inf, (2 * self.neighbors_observed + 1,)), Discrete(7))
         return few, many

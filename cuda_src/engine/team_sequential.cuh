@@ -1,4 +1,5 @@
-// One CPU thread plays all agents of a copy in turn; see team_cuda.cuh for what the functions mean.
+// One thread plays all agents of a copy in turn: on a CPU, and on a GPU where a copy is small enough for a lane; see
+// team_cuda.cuh for what the functions mean.
 #pragma once
 
 #include "math.cuh"
@@ -10,32 +11,45 @@ class Team {
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
     if (!active_) return;
+    UNROLLED
     for (int i = range.first; i < range.end(); ++i) visit(i);
   }
 
   template <class Predicate>
   METHOD bool any(Range range, Predicate predicate) {
+#ifdef __CUDACC__
+    bool found = false;
+#pragma unroll
+    for (int i = range.first; i < range.end(); ++i) found |= predicate(i);
+    return found;
+#else
     for (int i = range.first; i < range.end(); ++i)
       if (predicate(i)) return true;
     return false;
+#endif
   }
 
   template <class Predicate>
   METHOD int count(Range range, Predicate predicate) {
     int total = 0;
+    UNROLLED
     for (int i = range.first; i < range.end(); ++i) total += predicate(i) ? 1 : 0;
     return total;
   }
 
   template <class Value>
   METHOD float sum(Range range, Value value) {
-    return sum_of_span(range.first, range.size, value);
+    if constexpr (Geometry::num_agents > 32)
+      return sum_of_span(range.first, range.size, value);
+    else
+      return sum_of_few(range.size, [&](int part) { return value(range.first + part); });
   }
 
   template <class Key>
   METHOD int argmin(Range range, Key key) {
     int best = range.first;
     auto smallest = key(best);
+    UNROLLED
     for (int i = range.first + 1; i < range.end(); ++i) {
       const auto candidate = key(i);
       if (candidate < smallest) {
@@ -49,27 +63,44 @@ class Team {
   METHOD void add(int& target, int amount) { target += amount; }
 
  protected:
-  METHOD void only_if(bool condition) { active_ = condition; }
+  METHOD void only_if(bool condition) { active_ = present_ && condition; }
   METHOD bool any_active() const { return active_; }
   METHOD bool is_leader() const { return active_; }
+  METHOD void synchronize() const {}
+
+  // Lane number `lane` of a warp whose copies up to `copies` exist.
+  METHOD void join(int lane, int copies) { present_ = lane < copies; }
 
   static constexpr int team_ = 0;
+  static constexpr int lane_ = 0;
+  bool present_ = true;  // whether this thread's copy exists
   bool active_ = true;
 
  private:
+  // Adds up to 32 values in a binary tree.
+  template <class Value>
+  METHOD static float sum_of_few(int parts, Value value) {
+    float partial[32];
+    UNROLLED
+    for (int p = 0; p < parts; ++p) partial[p] = value(p);
+    UNROLLED
+    for (int half = 16; half > 0; half /= 2) {
+      UNROLLED
+      for (int p = 0; p < half; ++p)
+        if (p + half < parts) partial[p] += partial[p + half];
+    }
+    return partial[0];
+  }
+
   // Adds 32 values in a binary tree, then 32 such sums, and so on: the order in which all teams add.
   template <class Value>
   static float sum_of_span(int first, int size, Value& value) {
     int stride = 1;
     while (stride * 32 < size) stride *= 32;
-    float partial[32];
     const int parts = (size + stride - 1) / stride;
-    for (int p = 0; p < parts; ++p) {
+    return sum_of_few(parts, [&](int p) {
       const int start = first + p * stride;
-      partial[p] = stride == 1 ? value(start) : sum_of_span(start, Math::min(stride, first + size - start), value);
-    }
-    for (int half = 16; half > 0; half /= 2)
-      for (int p = 0; p < half && p + half < parts; ++p) partial[p] += partial[p + half];
-    return partial[0];
+      return stride == 1 ? value(start) : sum_of_span(start, Math::min(stride, first + size - start), value);
+    });
   }
 };

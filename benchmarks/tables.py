@@ -1,0 +1,245 @@
+"""Writes the tables of the README and of docs/performance.md from the committed results, so that figures cannot drift.
+
+    python benchmarks/tables.py
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is one of the functions below.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpu_marl_envs import registry
+from gpu_marl_envs.benchmarking import with_unit
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+OBSERVED = {"partial": "partial observation", "nearest": "10 nearest observed", "full": "everything observed"}
+NOTHING = "–"
+
+Row = dict[str, Any]
+
+
+def simulation() -> str:
+    """Every workload on the H200 in all its states, with the share of the limit."""
+    rows = []
+    for label, group in _workloads("simulation_h200"):
+        states = {_state(row): row for row in group}
+        played = states.get("long-played", {})
+        rows.append(
+            [
+                *label,
+                f"{group[0]['bytes_per_agent_step']:.0f}" if "bytes_per_agent_step" in group[0] else NOTHING,
+                *(_speed_and_share(states.get(state, {})) for state in ("fresh", "long-played", "everybody stays")),
+                f"{played['microseconds_per_step']:,.1f}" if "microseconds_per_step" in played else NOTHING,
+            ]
+        )
+    header = ["environment", "copies × agents", "bytes per agent-step", "fresh", "long-played"]
+    table = _table([*header, "long-played, everybody stays", "µs per step, long-played"], rows)
+    return table + _note("simulation_h200")
+
+
+def overview() -> str:
+    """The long-played state of every workload on the H200, beside WarpDrive's."""
+    peers = {_key(row): row for row in _results("peers_h200") if row["system"] == "WarpDrive"}
+    rows = []
+    for label, group in _workloads("simulation_h200"):
+        for row in group:
+            if _state(row) == "long-played" and "agent_steps_per_second" in row:
+                peer = peers.get(_key(row))
+                share = f"{100 * row['fraction_of_limit']:.0f} %"
+                rows.append(
+                    [*label, with_unit(row["agent_steps_per_second"]), share, _peer_speed(peer) if peer else ""]
+                )
+    table = _table(["environment", "copies × agents", "gpu_marl_envs", "of the limit", "WarpDrive 2.7.1"], rows)
+    return table + _note("simulation_h200")
+
+
+def cpu() -> str:
+    """Every workload on the CPU in the long-played state."""
+    rows = []
+    for label, group in _workloads("simulation_cpu"):
+        played = [row for row in group if _state(row) == "long-played" and "agent_steps_per_second" in row]
+        rows += [[*label, with_unit(row["agent_steps_per_second"])] for row in played]
+    return _table(["environment", "copies × agents", "agent-steps per second"], rows) + _note("simulation_cpu")
+
+
+def yardstick() -> str:
+    """Our CPU build against the plain C loop."""
+    rows = []
+    for row in _results("yardstick"):
+        seen = OBSERVED["full" if row["full_observation"] else "partial"]
+        speeds = with_unit(row["ours"]), with_unit(row["plain"])
+        size = f"{row['num_envs']:,} × {row['num_agents']}"
+        rows.append([f"tag_gridworld, {seen}", size, str(row["threads"]), *speeds, f"{row['ratio']:.2f}"])
+    header = ["environment", "copies × agents", "threads", "CPU build", "plain C", "ratio"]
+    return _table(header, rows)
+
+
+def sweep() -> str:
+    """The plot of the sweep."""
+    if not (RESULTS / "sweep_h200.png").exists():
+        return "No plot is committed yet: `python benchmarks/simulation.py --sweep` draws it."
+    return (
+        "![Throughput against copies and against agents, and the limit of the memory]"
+        "(../benchmarks/results/sweep_h200.png)"
+    )
+
+
+def peers() -> str:
+    """What others reach on the same model of card, beside ours."""
+    ours = {_key(row): row for row in _results("simulation_h200") if _state(row) == "long-played"}
+    rows = []
+    for row in _results("peers_h200"):
+        own = ours.get(_key(row), {}).get("agent_steps_per_second")
+        theirs = row["agent_steps_per_second"]
+        ratio = _times(own / theirs) if own and theirs else NOTHING
+        name = f"{row['system']} {row['version']}".strip()
+        workload = f"{row['workload']}, {row['num_envs']:,} × {row['num_agents']:,}"
+        rows.append([name, workload, _peer_speed(row), with_unit(own) if own else NOTHING, ratio])
+    header = ["system", "workload, copies × agents", "agent-steps/s", "gpu_marl_envs", "ratio"]
+    return _table(header, rows) + _note("simulation_h200")
+
+
+def profile() -> str:
+    """What bounds each kernel."""
+    rows = [
+        [
+            row["case"],
+            f"{row['microseconds']:,.1f}",
+            row["bound_by"],
+            f"{row['warp_instructions_per_32_agents']:,.0f}",
+            f"{row['issue_slots_percent']:.0f} %",
+            f"{row['dram_bytes_per_agent']:,.0f}",
+            f"{row['dram_percent']:.0f} %",
+            f"{row['occupancy_percent']:.0f} %",
+            f"{row['registers_per_thread']:.0f}",
+            f"{row['shared_bytes_per_block']:,.0f}",
+        ]
+        for row in _results("profile_h200")
+    ]
+    if not rows:
+        return "No counters are committed yet: `python benchmarks/profile_kernels.py` reads them."
+    header = [
+        "workload",
+        "µs",
+        "bound by",
+        "instructions of a warp per 32 agents",
+        "issue slots",
+        "DRAM bytes per agent",
+    ]
+    return _table([*header, "DRAM", "occupancy", "registers", "shared bytes of a block"], rows)
+
+
+def pettingzoo() -> str:
+    """The parallel adapter against mpe2."""
+    found = json.loads((RESULTS / "pettingzoo_speed.json").read_text())
+    return (
+        f"One copy with four agents through PettingZoo's parallel API takes {found['ratio_median']:.0f} times the "
+        "steps per second of\n`mpe2`'s `simple_tag` with four agents, in the same run."
+    )
+
+
+def agreement() -> str:
+    """How many steps of both devices were compared."""
+    totals: dict[str, int] = {}
+    agents: list[int] = []
+    for row in _results("agreement_h200"):
+        name = row["env_id"].rpartition("-")[0]
+        totals[name] = totals.get(name, 0) + row["environment_steps"]
+        agents.append(row["num_agents"])
+    compared = " and ".join(f"{steps:,} environment steps of {name}" for name, steps in totals.items())
+    return f"{compared},\nwith {min(agents)} to {max(agents):,} agents and resets included, without a difference."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table
+    for table in (simulation, overview, cpu, yardstick, sweep, peers, profile, pettingzoo, agreement)
+}
+
+
+def rendered(page: str) -> str:
+    """A page with all its tables written anew.
+
+    Raises:
+        KeyError: it names a table that there is not.
+    """
+    marks = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+    return marks.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", page)
+
+
+def _results(name: str) -> list[Row]:
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text())["results"] if file.exists() else []
+
+
+def _note(name: str) -> str:
+    """What the file of results says about itself, as a paragraph."""
+    file = RESULTS / f"{name}.json"
+    note = json.loads(file.read_text()).get("provenance", {}).get("note") if file.exists() else None
+    return f"\n\n{note}" if note else ""
+
+
+def _workloads(name: str) -> list[tuple[list[str], list[Row]]]:
+    """The rows of each workload, under its name and its size; a name that repeats is left empty."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in _results(name):
+        if "num_agents" in row:  # what was left out has no figures
+            groups.setdefault(_key(row), []).append(row)
+    labelled, before = [], ""
+    for (env_id, observed, num_envs, num_agents), rows in groups.items():
+        declaration = registry.get(env_id).make(**rows[0]["params"])
+        floats = declaration.agent_groups[0].observation_size
+        name = f"{env_id.rpartition('-')[0]}, {OBSERVED[observed]} ({floats:,} floats)"
+        labelled.append((["" if name == before else name, f"{num_envs:,} × {num_agents:,}"], rows))
+        before = name
+    return labelled
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("env_id", "observed", "num_envs", "num_agents"))
+
+
+def _state(row: Row) -> str:
+    if row.get("everybody_stays"):
+        return "everybody stays"
+    return {"fresh": "fresh", "played": "long-played"}.get(row.get("state", ""), "")
+
+
+def _speed_and_share(row: Row) -> str:
+    if "agent_steps_per_second" not in row:
+        return NOTHING
+    return f"{with_unit(row['agent_steps_per_second'])} ({100 * row['fraction_of_limit']:.0f} %)"
+
+
+def _peer_speed(row: Row) -> str:
+    speed = row["agent_steps_per_second"]
+    return with_unit(speed) if speed else row["note"]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f} ×" if ratio >= 10 else f"{ratio:.1f} ×"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main() -> None:
+    """Writes the pages that change."""
+    for page in PAGES:
+        before = page.read_text()
+        after = rendered(before)
+        if after != before:
+            page.write_text(after)
+            print(f"{page.relative_to(ROOT)}: written")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+// The kernels for copies of up to 32 agents: a warp plays as many copies as it has lanes for, a lane each
+// (team_sequential.cuh) or a lane for each of their agents (team_packed.cuh), and loads and stores them together. Warps
+// have nothing to do with each other: a block is only how they are launched.
+#pragma once
+
+#include <cuda_pipeline_primitives.h>
+
+#include "episode.cuh"
+
+// The part of one lane. State and observations pass through shared memory, where lanes find any entry at any index and
+// from where a warp writes whole lines. A lane that plays a whole copy keeps in registers what it reads and writes
+// agent by agent.
+class DeviceCopy : public Episode<Rules> {
+  static constexpr bool sequential = Geometry::lanes == 1;
+  static constexpr int copies = Geometry::copies;
+  static constexpr bool collected = Geometry::row_lanes == 1;  // observations, in shared memory until the launch ends
+
+ public:
+  // Sizes of what a lane that plays a whole copy keeps in registers.
+  static constexpr int own_agents = sequential ? num_agents : 1;
+  static constexpr int own_actions = sequential ? action_slab(num_groups) : 1;
+
+  METHOD DeviceCopy(const Arguments& arguments, unsigned char* shared, bool* own_alive, bool* own_terminated,
+                    float* own_reward, int* own_action) {
+    arguments_ = &arguments;
+    const unsigned all_copies = static_cast<unsigned>(arguments.num_envs);
+    const unsigned warp = threadIdx.x / 32;
+    lane_of_warp_ = threadIdx.x % 32;
+    first_copy_ = (blockIdx.x * (blockDim.x / 32) + warp) * copies;
+    copies_ = first_copy_ < all_copies ? static_cast<int>(Math::min<unsigned>(copies, all_copies - first_copy_)) : 0;
+    join(lane_of_warp_, copies_);
+    copy_of_warp_ = sequential ? lane_of_warp_ : team_;
+    copy_ = present_ ? first_copy_ + copy_of_warp_ : 0;
+    whole_lines_ = copies_ == copies && arguments.aligned;
+    unit_ = shared + warp * (Geometry::unit_bytes + sizeof(float) * Geometry::stage_floats);
+    stage_ = reinterpret_cast<float*>(unit_ + Geometry::unit_bytes);
+    Declared::bind(arguments);
+    visit_state(arguments, [&](auto*& array, auto* global, int offset, int per_copy, bool) {
+      array = reinterpret_cast<decltype(global)>(unit_ + offset) + copy_of_warp_ * padded(per_copy);
+    });
+    if constexpr (sequential) {
+      alive = own_alive;
+      terminated = own_terminated;
+      reward = own_reward;
+      actions_ = action_ = own_action;
+    } else {
+      alive = reinterpret_cast<bool*>(unit_ + Geometry::alive_at) + team_ * num_agents;
+      terminated = reinterpret_cast<bool*>(unit_ + Geometry::terminated_at) + team_ * num_agents;
+      reward = reinterpret_cast<float*>(unit_ + Geometry::reward_at) + team_ * num_agents;
+      actions_ = action_ = reinterpret_cast<int*>(unit_ + Geometry::actions_at);
+    }
+    only_if(true);
+  }
+
+  METHOD void load(bool with_actions) {
+    visit_state(*arguments_, [&](auto*&, auto* global, int offset, int per_copy, bool persists) {
+      if (persists) fetch(reinterpret_cast<decltype(global)>(unit_ + offset), of_warp(global, per_copy), per_copy);
+    });
+    if (with_actions) load_actions();
+    __pipeline_commit();
+    load_counters();
+    const bool* all_alive = arguments_->alive + copy_ * num_agents;
+    if constexpr (sequential)
+      load_bytes(alive, all_alive, num_agents);
+    else if (present_)
+      alive[lane_] = all_alive[lane_];
+    __pipeline_wait_prior(0);
+    __syncwarp();
+  }
+
+  METHOD void step() {
+    constexpr bool same_step = Geometry::autoreset == Autoreset::same_step;
+    advance();
+    only_if(true);
+    if (same_step && finished_) expect_restart();
+    write_observations(same_step && finished_);
+    leave();
+    store_outcome();
+    if (same_step && __any_sync(~0u, finished_)) {
+      only_if(finished_);
+      if (collected) store_rows_of_active(arguments_->final_observation);
+      if (any_active()) restart();
+      write_observations(false);
+      only_if(true);
+    }
+    if (collected) store_observations();
+  }
+
+  METHOD void reset() {
+    restart_if(arguments_->mask == nullptr || arguments_->mask[copy_]);
+    write_observations(false);
+    if (collected) store_rows_of_active(arguments_->observation);
+  }
+
+  METHOD void observe() {
+    write_observations(false);
+    if (collected) store_observations();
+  }
+
+  METHOD void store() {
+    only_if(true);
+    __syncwarp();
+    visit_state(*arguments_, [&](auto*&, auto* global, int offset, int per_copy, bool persists) {
+      if (persists) put(of_warp(global, per_copy), reinterpret_cast<decltype(global)>(unit_ + offset), per_copy);
+    });
+    if (!active_) return;
+    bool* all_alive = arguments_->alive + copy_ * num_agents;
+    if (alive_changed_) {
+      if constexpr (sequential)
+        store_bytes(all_alive, alive, num_agents);
+      else
+        all_alive[lane_] = alive[lane_];
+    }
+    store_counters();
+  }
+
+ private:
+  // Entries from one copy's array to the next one's in shared memory. Lanes that each play a copy access the same entry
+  // of all copies at once: they meet in no bank, or two by two.
+  METHOD static constexpr int padded(int per_copy) { return sequential && per_copy % 4 == 0 ? per_copy + 1 : per_copy; }
+
+  // Floats that a copy's agents of group g observe.
+  METHOD static constexpr int row_size(int g) { return group_range(g).size * observation_size(g); }
+
+  // Where group g's observations of the warp's copies are collected.
+  METHOD float* stage_slab(int g) const {
+    int offset = 0;
+#pragma unroll
+    for (int before = 0; before < g; ++before) offset += (copies * padded(row_size(before)) + 3) & ~3;
+    return stage_ + offset;
+  }
+
+  // The part of a device array that belongs to the warp's copies.
+  template <class T>
+  METHOD T* of_warp(T* array, int per_copy) const {
+    return array + static_cast<std::size_t>(first_copy_) * per_copy;
+  }
+
+  // Calls visit(k) for k = 0, …, count - 1, a constant, spread over the warp.
+  template <class Visit>
+  METHOD void for_warp(int count, Visit visit) const {
+#pragma unroll 16
+    for (int trip = 0; trip < (count + 31) / 32; ++trip) {
+      const int k = lane_of_warp_ + 32 * trip;
+      if (32 * (trip + 1) <= count || k < count) visit(k);
+    }
+  }
+
+  // Calls visit(k) for the entries of the warp's copies that exist, `per_copy` of each.
+  template <class Visit>
+  METHOD void for_some(int per_copy, Visit visit) const {
+#pragma unroll 1
+    for (int k = lane_of_warp_; k < copies_ * per_copy; k += 32) visit(k);
+  }
+
+  // Starts copying an array of the warp's copies to shared memory.
+  template <class T>
+  METHOD void fetch(T* to, const T* from, int per_copy) const {
+    static_assert(sizeof(T) == 4, "state fields have entries of four bytes");
+    const int count = copies * per_copy;
+    if (!whole_lines_)
+      for_some(per_copy, [&](int k) { to[padded_index(k, per_copy)] = from[k]; });
+    else if (padded(per_copy) == per_copy && count % 4 == 0)
+      for_warp(count / 4, [&](int k) { __pipeline_memcpy_async(to + 4 * k, from + 4 * k, 16); });
+    else
+      for_warp(count, [&](int k) { __pipeline_memcpy_async(to + padded_index(k, per_copy), from + k, 4); });
+  }
+
+  // Copies an array of the warp's copies from shared memory.
+  template <class T>
+  METHOD void put(T* to, const T* from, int per_copy) const {
+    const int count = copies * per_copy;
+    if (!whole_lines_)
+      for_some(per_copy, [&](int k) { to[k] = from[padded_index(k, per_copy)]; });
+    else if (count % 4 == 0)
+      for_warp(count / 4, [&](int k) {
+        const T* four = from + padded_index(4 * k, per_copy);
+        int4 line;
+        if (padded(per_copy) == per_copy)
+          line = *reinterpret_cast<const int4*>(four);
+        else  // a copy's entries are a multiple of four: these are of one copy
+          line = {portable::bit_cast<int>(four[0]), portable::bit_cast<int>(four[1]), portable::bit_cast<int>(four[2]),
+                  portable::bit_cast<int>(four[3])};
+        reinterpret_cast<int4*>(to)[k] = line;
+      });
+    else
+      for_warp(count, [&](int k) { to[k] = from[k]; });
+  }
+
+  METHOD static int padded_index(int k, int per_copy) {
+    return padded(per_copy) == per_copy ? k : k + static_cast<int>(static_cast<unsigned>(k) / per_copy);
+  }
+
+  // A lane's own flags, four at a time where that is possible.
+  METHOD void load_bytes(bool* to, const bool* from, int count) const {
+    if (count % 4 == 0) {
+#pragma unroll
+      for (int k = 0; k < count; k += 4) {
+        const std::uint32_t four = *reinterpret_cast<const std::uint32_t*>(from + k);
+        for (int byte = 0; byte < 4; ++byte) to[k + byte] = (four >> (8 * byte) & 1) != 0;
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < count; ++k) to[k] = from[k];
+    }
+  }
+
+  METHOD void store_bytes(bool* to, const bool* from, int count) const {
+    if (count % 4 == 0 && arguments_->aligned) {
+#pragma unroll
+      for (int k = 0; k < count; k += 4) {
+        std::uint32_t four = 0;
+        for (int byte = 0; byte < 4; ++byte) four |= (from[k + byte] ? 1u : 0u) << (8 * byte);
+        *reinterpret_cast<std::uint32_t*>(to + k) = four;
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < count; ++k) to[k] = from[k];
+    }
+  }
+
+  METHOD void store_floats(float* to, const float* from, int count) const {
+    if (count % 4 == 0 && arguments_->aligned) {
+#pragma unroll
+      for (int k = 0; k < count; k += 4)
+        *reinterpret_cast<float4*>(to + k) = {from[k], from[k + 1], from[k + 2], from[k + 3]};
+    } else if (count % 2 == 0 && arguments_->aligned) {
+#pragma unroll
+      for (int k = 0; k < count; k += 2) *reinterpret_cast<float2*>(to + k) = {from[k], from[k + 1]};
+    } else {
+#pragma unroll
+      for (int k = 0; k < count; ++k) to[k] = from[k];
+    }
+  }
+
+  // Actions become four bytes each.
+  METHOD void load_actions() {
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g) {
+      const bool as_they_are = action_count(g, 0) == 0 || arguments_->action_bytes[g] == 4;
+      const void* all = arguments_->action[g];
+      if (as_they_are && sequential)
+        load_own_actions(g, static_cast<const std::int32_t*>(all));
+      else if (as_they_are)
+        for_some_actions(g, static_cast<const std::int32_t*>(all),
+                         [&](int* to, const std::int32_t* from) { __pipeline_memcpy_async(to, from, sizeof(*to)); });
+      else if (arguments_->action_bytes[g] == 1)
+        convert_actions(g, static_cast<const std::uint8_t*>(all));
+      else
+        convert_actions(g, static_cast<const std::int64_t*>(all));
+    }
+  }
+
+  template <class T>
+  METHOD void convert_actions(int g, const T* all) {
+    for_some_actions(g, all, [&](int* to, const T* from) {
+      const int at = static_cast<int>(from - all) % action_width(g);
+      *to = within_space(g, at, *from);
+    });
+  }
+
+  // Calls visit(to, from) for each action of group g that this lane takes.
+  template <class T, class Visit>
+  METHOD void for_some_actions(int g, const T* all, Visit visit) {
+    int* to = action_ + action_slab(g);
+    const int size = action_size(g);
+    if constexpr (sequential) {
+#pragma unroll
+      for (int k = 0; k < size; ++k) visit(to + k, all + copy_ * size + k);
+    } else {
+      const T* from = of_warp(all, size);
+      for_warp(copies * size, [&](int k) {
+        if (k < copies_ * size) visit(to + k, from + k);
+      });
+    }
+  }
+
+  METHOD void load_own_actions(int g, const std::int32_t* all) {
+    const int size = action_size(g);
+    int* to = action_ + action_slab(g);
+    if (size % 4 == 0 && (reinterpret_cast<std::uintptr_t>(all) & 15) == 0) {
+#pragma unroll
+      for (int k = 0; k < size; k += 4) {
+        const int4 four = reinterpret_cast<const int4*>(all)[(copy_ * size + k) / 4];
+        to[k] = four.x;
+        to[k + 1] = four.y;
+        to[k + 2] = four.z;
+        to[k + 3] = four.w;
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < size; ++k) to[k] = all[copy_ * size + k];
+    }
+  }
+
+  // What a restart reads from device memory comes nearer while the outcome is still being observed.
+  METHOD void expect_restart() const { asm volatile("prefetch.global.L2 [%0];" ::"l"(arguments_->record + copy_)); }
+
+  // Has the active copies observe; `final` sends a copy's observations to the final observations, unless they are
+  // collected first.
+  METHOD void write_observations(bool final) {
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g) {
+      float* all = final ? arguments_->final_observation[g] : arguments_->observation[g];
+      observation_base_[g] =
+          collected ? stage_slab(g) + copy_of_warp_ * padded(row_size(g)) : all + copy_ * row_size(g);
+    }
+    __syncwarp();  // the rows that were collected have been stored
+    if (any_active()) Rules::observe();
+    __syncwarp();
+  }
+
+  METHOD void store_observations() const {
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g)
+      put(of_warp(arguments_->observation[g], row_size(g)), stage_slab(g), row_size(g));
+  }
+
+  // The warp writes the collected rows of its active copies, one copy after another.
+  METHOD void store_rows_of_active(float* const* targets) const {
+#pragma unroll 1
+    for (unsigned left = __ballot_sync(~0u, is_leader()); left != 0; left &= left - 1) {
+      const int copy = (__ffs(left) - 1) / Geometry::lanes;
+#pragma unroll
+      for (int g = 0; g < num_groups; ++g) {
+        const float* rows = stage_slab(g) + copy * padded(row_size(g));
+        float* target = of_warp(targets[g], row_size(g)) + copy * row_size(g);
+#pragma unroll 1
+        for (int k = lane_of_warp_; k < row_size(g); k += 32) target[k] = rows[k];
+      }
+    }
+  }
+
+  // Rewards and flags of this step.
+  METHOD void store_outcome() const {
+    if (!active_) return;
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g) {
+      const Range group = group_range(g);
+      float* rewards = arguments_->reward[g] + copy_ * group.size;
+      bool* flags = arguments_->terminated[g] + copy_ * group.size;
+      if constexpr (sequential) {
+        store_floats(rewards, reward + group.first, group.size);
+        store_bytes(flags, terminated + group.first, group.size);
+      } else if (group.has(lane_)) {
+        rewards[lane_ - group.first] = reward[lane_];
+        flags[lane_ - group.first] = terminated[lane_];
+      }
+    }
+    if (!is_leader()) return;
+    arguments_->truncated[copy_] = truncated_;
+    arguments_->done[copy_] = done_;
+  }
+
+  int lane_of_warp_;
+  int copy_of_warp_;     // that this lane plays or helps to play
+  int copies_;           // of this warp that exist
+  unsigned first_copy_;  // of the warp
+  bool whole_lines_;     // whether they all exist and all tensors start at a multiple of 16 bytes
+  unsigned char* unit_;  // the warp's shared memory for state
+  float* stage_;         // and for observations
+  int* action_;
+};
+
+template <class Run>
+METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  bool alive[DeviceCopy::own_agents], terminated[DeviceCopy::own_agents];  // as members, they would not be registers
+  float reward[DeviceCopy::own_agents];
+  int action[DeviceCopy::own_actions];
+  DeviceCopy copy(arguments, shared, alive, terminated, reward, action);
+  copy.load(with_actions);
+  run(copy);
+  copy.store();
+}
+
+#include "entry_points.cuh"

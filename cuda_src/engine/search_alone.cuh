@@ -1,0 +1,20 @@
+// Each agent looks for its nearest by itself, when it is asked; see search_together.cuh for what the functions mean.
+#pragma once
+
+#include "nearest.cuh"
+
+template <int K, class Agents, class Eligible>
+struct SearchAlone {
+  Search<K, Agents, Eligible> search;
+
+  METHOD Nearest<K> of(int i) const { return find_nearest(i, search); }
+};
+
+class Searcher : public Team {
+ protected:
+  template <bool listed, int K, class Agents, class Eligible, class Asks>
+  METHOD auto prepare(const Search<K, Agents, Eligible>& search, Asks) {
+    static_assert(K <= Geometry::neighbors, "neighbors() of the declaration must return the largest K of nearest<K>");
+    return SearchAlone<K, Agents, Eligible>{search};
+  }
+};
