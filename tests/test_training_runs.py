@@ -368,9 +368,8 @@ def kill_at_random_moments(folder: Path, kills: int, iterations: int, seed: int)
     checkpoint = folder / "killed" / "checkpoint.pt"
 
     def next_words() -> list[str]:
-        return (
-            ["train", "--resume", str(folder / "killed")] if checkpoint.exists() else [*words, str(folder / "killed")]
-        )
+        resumed = ["train", "--checkpoint-seconds", "0", "--resume", str(folder / "killed")]
+        return resumed if checkpoint.exists() else [*words, str(folder / "killed")]
 
     reached = []
     while len(reached) < kills:
