@@ -290,7 +290,7 @@ def test_masked_actions_are_neither_taken_nor_learnt(algorithm: Algorithm) -> No
         return worth[action.long()]
 
     env = FakeEnv(reward, Discrete(3), max_steps=1, terminates=True, mask=mask)
-    result = run(env, dataclasses.replace(algorithm, entropy_coefficient=0.0), 60_000)
+    result = run(env, dataclasses.replace(algorithm, entropy_coefficient=0.0), 30_000)
     contexts = torch.tensor([[0, 1]])
     observation = nn.functional.one_hot(contexts, 2).float()
     policy = result.policies["player"]
@@ -308,7 +308,7 @@ def test_observations_of_any_size_are_learnt_from_when_normalised() -> None:
     learnt = {}
     for normalize in (False, True):
         env = Shifted(matching_bit, max_steps=1, terminates=True)
-        result = run(env, dataclasses.replace(FAST, normalize_observations=normalize), 20_000)
+        result = run(env, dataclasses.replace(FAST, normalize_observations=normalize), 12_000)
         learnt[normalize] = play(env, result).item()
     assert learnt[True] == 1.0
     assert learnt[False] < 0.9
@@ -379,7 +379,7 @@ class Linear(nn.Module):
 def test_a_users_network_learns(algorithm: Algorithm) -> None:
     env = FakeEnv(matching_bit)
     specs = {"player": PolicySpec(network=Linear)}
-    result = run(env, dataclasses.replace(algorithm, normalize_returns=True), 40_000, policies=specs)
+    result = run(env, dataclasses.replace(algorithm, normalize_returns=True), 20_000, policies=specs)
     assert play(env, result) == 1.0
     assert isinstance(result.policies["player"].network, Linear)
 
