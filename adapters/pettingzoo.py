@@ -262,8 +262,13 @@ class ParallelEnvironment(pettingzoo.ParallelEnv[str, np.ndarray, Any]):
             dict(zip(agents, rewards, strict=True)),
             dict(zip(agents, terminations, strict=True)),
             dict.fromkeys(agents, is_truncated),
-            {agent: {} for agent in agents},
+            self._infos(agents) if self.declaration.has_infos else {agent: {} for agent in agents},
         )
+
+    def _infos(self, agents: list[str]) -> dict[str, dict[str, Any]]:
+        self._state.fetch()
+        infos = self.declaration.infos(dict(zip(self._fields, self._state.arrays, strict=False)))
+        return {agent: infos[agent] for agent in agents}
 
     def state(self) -> np.ndarray:
         """The whole state: every state field, flattened, then the step count, then who is in the game (0 or 1).

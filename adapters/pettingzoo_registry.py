@@ -90,7 +90,10 @@ def _signature(declaration: type[Environment]) -> inspect.Signature:
         "device": (str, "cpu"),
         "max_cycles": (int | None, None),
     }
-    own = {parameter.name: (parameter.kind, parameter.default) for parameter in declaration.parameters()}
+    own: dict[str, tuple[Any, Any]] = {
+        parameter.name: (parameter.kind | None if parameter.optional else parameter.kind, parameter.default)
+        for parameter in declaration.parameters()
+    }
     return inspect.Signature(
         [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from gpu_marl_envs import registry
@@ -56,16 +56,33 @@ def add_flags(group: argparse._ArgumentGroup, prefix: str, parameters: Sequence[
     """Adds a flag ``--<prefix>.<parameter>`` for every parameter; see :func:`with_prefix`."""
     for parameter in parameters:
         unit = f" [{parameter.unit}]" if parameter.unit else ""
-        kind = str if parameter.rich else parameter.kind
         group.add_argument(
             f"--{prefix}.{flag(parameter.name)}",
             dest=f"{prefix}.{parameter.name}",
             default=argparse.SUPPRESS,
-            type=boolean if kind is bool else kind,
+            type=_reader(parameter),
             choices=parameter.choices or None,
             metavar=None if parameter.choices else parameter.kind.__name__.upper(),
             help=f"{parameter.doc}{unit} (default: {parameter.default})".replace("%", "%%"),
         )
+
+
+def _reader(parameter: Parameter) -> Callable[[str], Any]:
+    """Reads a parameter's value from the command line."""
+    if parameter.rich:
+        return str
+    if parameter.optional:
+        return _optional_count
+    kind: Callable[[str], Any] = boolean if parameter.kind is bool else parameter.kind
+    return kind
+
+
+def _optional_count(text: str) -> int | None:
+    """A whole number, or none."""
+    try:
+        return None if text.lower() == "none" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number or none, not {text!r}") from None
 
 
 def with_prefix(options: argparse.Namespace, prefix: str) -> dict[str, Any]:

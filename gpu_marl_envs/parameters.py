@@ -11,7 +11,7 @@ import numbers
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -27,22 +27,24 @@ def param(
     high: float | None = None,
     unit: str = "",
     static: bool = False,
+    dynamics: bool = True,
 ) -> Any:
     """Declares a parameter: a field of an environment's declaration, or a hyperparameter of an algorithm.
 
     Args:
-        default: the default value; its annotation is ``int``, ``float``, ``bool`` or ``Literal[...]``, or one of the
-            owner's :attr:`Parametrised.rich_types` (or a union with one).
+        default: the default value; its annotation is ``int``, ``float``, ``bool`` or ``Literal[...]``, for one that is
+            static and at least 1 ``int | None`` (the dynamics see None as 0), or one of the owner's
+            :attr:`Parametrised.rich_types` (or a union with one).
         doc: one line for the documentation and the command line.
         low: the smallest valid value (inclusive); none means unbounded.
         high: the largest valid value (inclusive); none means unbounded.
         unit: the unit of the value, for the documentation.
         static: whether the kernels are compiled for this value (numbers of agents, array lengths). ``bool`` and
             ``Literal`` parameters always are; other parameters may change without compiling again.
+        dynamics: whether an environment's dynamics see it; not needed for what only Python uses, as in drawing.
     """
-    return dataclasses.field(
-        default=default, metadata={"doc": doc, "low": low, "high": high, "unit": unit, "static": static}
-    )
+    metadata = {"doc": doc, "low": low, "high": high, "unit": unit, "static": static, "dynamics": dynamics}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ class Parameter:
     high: float | None
     unit: str
     static: bool
+    dynamics: bool
     choices: tuple[str, ...] = ()
+    optional: bool = False
 
     @property
     def rich(self) -> bool:
@@ -67,6 +71,10 @@ class Parameter:
     @property
     def valid(self) -> str:
         """What values are valid, in words."""
+        return self._valid_values + " or None" * self.optional
+
+    @property
+    def _valid_values(self) -> str:
         if self.kind is bool:
             return "True or False"
         if self.choices:
@@ -88,6 +96,8 @@ class Parameter:
         """
         if self.rich:
             return self._coerce_rich(value, owner)
+        if value is None and self.optional:
+            return None
         if self.kind is bool:
             ok = isinstance(value, bool | np.bool_)
         elif self.choices:
@@ -118,6 +128,8 @@ class Parameter:
         Raises:
             ParameterError: the value has the wrong type or lies outside the valid range.
         """
+        if self.optional and isinstance(value, str) and value.lower() == "none":
+            return None
         if isinstance(value, str) and not self.rich and not self.choices:
             value = BOOLEANS.get(value.lower(), value) if self.kind is bool else _number(value, self.kind)
         elif self.kind is int and isinstance(value, float) and value.is_integer():
@@ -204,11 +216,18 @@ def _parameter(cls: type[Parametrised], field: dataclasses.Field[Any], hint: Any
     if not field.metadata:
         raise DeclarationError(f"{cls.label()}: declare {field.name} with param(default, doc, …).")
     choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    meant = [hint, *(typing.get_args(hint) if isinstance(hint, UnionType) else ())]
-    kind = str if choices else next((one for one in meant if one in cls.rich_types), hint)
-    known = kind in (int, float, bool, *cls.rich_types) or bool(choices)
-    if not known:
-        raise DeclarationError(f"{cls.label()}: {field.name} must be annotated int, float, bool or Literal[...].")
-    static = field.metadata["static"] or kind in (bool, str)
-    metadata = {key: field.metadata[key] for key in ("doc", "low", "high", "unit")}
-    return Parameter(name=field.name, kind=kind, default=field.default, static=static, choices=choices, **metadata)
+    members = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    optional = set(members) == {int, NoneType}
+    rich = next((member for member in members if member in cls.rich_types), None)
+    kind = str if choices else int if optional else rich or hint
+    if not (choices or rich or kind in (int, float, bool)):
+        raise DeclarationError(
+            f"{cls.label()}: {field.name} must be annotated int, int | None, float, bool or Literal[...]."
+        )
+    metadata = dict(field.metadata) | {"static": field.metadata["static"] or kind in (bool, str)}
+    if optional and not (metadata["static"] and (metadata["low"] or 0) >= 1):
+        raise DeclarationError(
+            f"{cls.label()}: {field.name} may be None, so it must be static and have low=1 or more: "
+            "the dynamics see None as 0."
+        )
+    return Parameter(name=field.name, kind=kind, default=field.default, choices=choices, optional=optional, **metadata)

@@ -116,6 +116,15 @@ class Canvas:
         """A line from (x0, y0) to (x1, y1)."""
         self._pygame.draw.line(self._surface, colour, self._at(x0, y0), self._at(x1, y1), self._thickness(width))
 
+    def bar(self, x0: float, y0: float, x1: float, y1: float, thickness: float, colour: Colour) -> None:
+        """A straight bar from (x0, y0) to (x1, y1), ``thickness`` world units wide."""
+        length = math.hypot(x1 - x0, y1 - y0)
+        if length == 0.0:
+            return
+        side_x, side_y = -(y1 - y0) / length * thickness / 2, (x1 - x0) / length * thickness / 2
+        ends = ((x0, y0, 1), (x1, y1, 1), (x1, y1, -1), (x0, y0, -1))
+        self.polygon([(x + side * side_x, y + side * side_y) for x, y, side in ends], colour)
+
     def arrow(self, x: float, y: float, dx: float, dy: float, colour: Colour, *, width: float = 1.5) -> None:
         """An arrow from (x, y) to (x + dx, y + dy)."""
         length = math.hypot(dx, dy)
@@ -166,16 +175,19 @@ class Canvas:
 
     # ---- whole pictures ----
 
-    def heading(self, declaration: Environment, state: Mapping[str, Any]) -> None:
-        """Writes the environment's name, the step count, and each group with the number of agents in the game."""
-        alive = np.asarray(state["alive"])
-        over = not alive.any()
-        legend, first = [], 0
-        for index, group in enumerate(declaration.agent_groups):
-            present = int(alive[first : first + group.size].sum())
-            count = f"{present} of {group.size}" if present < group.size and not over else f"{group.size}"
-            legend.append((f"{group.name} {count}", group_colour(index)))
-            first += group.size
+    def heading(
+        self, declaration: Environment, state: Mapping[str, Any], legend: Sequence[tuple[str, Colour]] | None = None
+    ) -> None:
+        """Writes the environment's name, the step count and the legend.
+
+        Args:
+            declaration: the environment.
+            state: the copy's state, as :meth:`Environment.draw` receives it.
+            legend: words and colours; by default each group with the number of agents in the game.
+        """
+        over = not np.asarray(state["alive"]).any()
+        if legend is None:
+            legend = _groups_in_the_game(declaration, np.asarray(state["alive"]))
         name = declaration.id.rpartition("-v")[0].replace("_", " ")
         steps = f"step {int(state['step'])} / {declaration.max_steps}{'    over' * over}"
         self.title(f"{name}    {steps}", legend, short=steps)
@@ -374,6 +386,17 @@ def _with_one_palette(image_module: ModuleType, images: list[Any]) -> list[Any]:
         sheet.paste(image, (0, row * height))
     palette = sheet.quantize(colors=128, method=image_module.Quantize.MEDIANCUT, dither=image_module.Dither.NONE)
     return [image.quantize(palette=palette, dither=image_module.Dither.NONE) for image in images]
+
+
+def _groups_in_the_game(declaration: Environment, alive: np.ndarray) -> list[tuple[str, Colour]]:
+    """Each group's name with its number of agents in the game, and its colour."""
+    legend, first = [], 0
+    for index, group in enumerate(declaration.agent_groups):
+        present = int(alive[first : first + group.size].sum())
+        count = f"{present} of {group.size}" if present < group.size and alive.any() else f"{group.size}"
+        legend.append((f"{group.name} {count}", group_colour(index)))
+        first += group.size
+    return legend
 
 
 def _faded(colour: Colour) -> Colour:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -140,6 +141,19 @@ class Environment(Parametrised):
             state: the copy's state fields by name (``[num_agents, …]``), and ``alive`` (bool) and ``step`` (int).
         """
         canvas.draw_agents(self, state)
+
+    @property
+    def has_infos(self) -> bool:
+        """Whether PettingZoo's infos hold what :meth:`infos` returns, instead of nothing."""
+        return False
+
+    def infos(self, state: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+        """What PettingZoo's infos hold after a step, for every agent.
+
+        Args:
+            state: the copy's state fields by name (``[num_agents, …]``), to be read only.
+        """
+        return {agent: {} for agent in self.agent_names}
 
     # ---- what the rest of the package derives from a declaration ----
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import gpu_marl_envs
+from gpu_marl_envs import registry
 from gpu_marl_envs.backends import layout
 from gpu_marl_envs.testing import sample_actions
 
@@ -35,6 +36,18 @@ CASES = [
     ("tag_continuous-v0", 3, {"num_taggers": 10, "num_runners": 100, **NEAREST}),
     ("tag_continuous-v0", 2, {"num_taggers": 10, "num_runners": 60}),
     ("tag_continuous-v0", 1, {"num_taggers": 100, "num_runners": 7000, **NEAREST}),
+    ("cartpole-v1", 131, {}),
+    ("pursuit-v5", 21, {}),
+    ("pursuit-v5", 3, {"n_pursuers": 40, "n_evaders": 70, "obs_range": 3, "surround": False}),
+    ("pursuit-v5", 2, {"n_pursuers": 9, "n_evaders": 200, "constraint_window": 0.2}),
+    ("pursuit-v5", 2, {"n_pursuers": 60, "n_evaders": 90, "x_size": 200, "y_size": 170}),
+    ("collect_treasure-v1", 67, {}),
+    ("simple_formation-v1", 67, {"N": 7}),
+    ("simple_formation-v1", 2, {"N": 50}),
+    ("simple_reference-v3", 67, {"continuous_actions": True}),
+    ("simple_tag-v3", 67, {"num_agent_neighbors": 2, "curriculum": True, "num_obstacles": 0}),
+    ("simple_tag-v3", 2, {"num_adversaries": 30, "num_good": 20}),
+    ("simple_world_comm-v3", 67, {}),
     ("probe-v0", 37, {}),
     ("probe-v0", 3, {"num_many": 60}),
     ("probe-v0", 2, {"num_many": 100, "neighbors_observed": 70}),
@@ -56,7 +69,7 @@ def main(device: str, steps: int = 4) -> None:
     cases = [(*case, layout.MANY_COPIES) for case in CASES] + [(*case, 0) for case in CASES_FOR_A_LANE]
     for (env_id, copies, params, many), mode in itertools.product(cases, MODES):
         layout.MANY_COPIES = many
-        params = {"episode_length": 2, **params}
+        params = {registry.get(env_id).truncate_after: 2, **params}
         env = gpu_marl_envs.make_batched(env_id, copies, device=device, autoreset_mode=mode, **params)
         env.reset()
         for _ in range(steps):

@@ -282,6 +282,8 @@ def test_python_dash_m(module: str) -> None:
         (["train", "tag_gridworld-v0", "--env.num-taggers", "0"], "num_taggers must be a whole number"),
         (["train", "tag_gridworld-v0", "--env.use-full-observation", "perhaps"], "expected true or false"),
         (["train", "tag_gridworld-v0", "--env.start", "middle"], "invalid choice: 'middle'"),
+        (["train", "simple_tag-v3", "--env.num-agent-neighbors", "few"], "expected a whole number or none, not 'few'"),
+        (["train", "simple_tag-v3", "--env.num-agent-neighbors", "0"], "a whole number from 1 to 1000 or None"),
         (["train", "tag_gridworld-v0", "--ppo.discount", "2"], "discount must be a number from 0 to 1"),
         (["train", "tag_gridworld-v0", "--ppo.discout", "1"], "did you mean '--ppo.discount'"),
         (["train", "tag_gridworld-v0", "--algo", "dqn"], "There is no algorithm 'dqn'"),

@@ -64,7 +64,7 @@ LAYOUTS: list[Callable[[Tensor], Tensor]] = [
     _on_a_diagonal,
     _on_a_wall,
 ]
-# Runners and neighbours: looked for alone, among candidates, in cells; lists that are sorted in registers and longer ones.
+# Runners and neighbours: found alone, among candidates, in cells; in lists that stay in registers and longer ones.
 SIZES = [(20, 5), (34, 1), (40, 31), (110, 10), (189, 3), (190, 14), (500, 2), (1000, 10), (1500, 30), (7000, 10)]
 
 

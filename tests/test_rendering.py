@@ -14,7 +14,8 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 from PIL import Image
 
-from gpu_marl_envs import rendering
+from gpu_marl_envs import registry, rendering
+from gpu_marl_envs.adapters.pettingzoo import parallel_env
 from gpu_marl_envs.errors import BackendUnavailableError, DeclarationError, ParameterError
 from gpu_marl_envs.rendering import Canvas, Window, group_colour, record_gif, render_state
 from gpu_marl_envs.spec import Environment, Field, Group, param
@@ -176,6 +177,8 @@ def test_shapes() -> None:
     canvas.line(-1, 0.5, 0, 0.5, (0, 0, 255), width=6)
     canvas.arrow(0.1, -0.5, 0.8, 0, (0, 128, 128), width=4)
     canvas.arrow(0, 0, 0, 0, (9, 9, 9))
+    canvas.bar(-0.9, 0.1, -0.1, 0.3, 0.1, (128, 128, 0))
+    canvas.bar(0.1, 0.1, 0.1, 0.1, 0.1, (9, 9, 9))
     canvas.text(-0.5, 0.8, "hello", (200, 0, 200), size=20)
     pixels = canvas.pixels()
     for x, y, colour in (
@@ -183,6 +186,8 @@ def test_shapes() -> None:
         (0.5, 0.5, (0, 255, 0)),
         (-0.5, 0.5, (0, 0, 255)),
         (0.5, -0.5, (0, 128, 128)),
+        (-0.86, 0.14, (128, 128, 0)),
+        (-0.5, 0.2, (128, 128, 0)),
     ):
         assert tuple(pixels[pixel_of(x, y, (-1, -1, 1, 1), (200, 240))]) == colour
     assert (np.abs(pixels.astype(int) - (200, 0, 200)).max(-1) < 80).any(), "the text was not written"
@@ -284,3 +289,32 @@ assert not pygame.display.get_init(), "a picture opened the display"
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout == "", "pygame's greeting was printed"
+
+
+def test_a_heading_lists_the_groups_or_what_it_is_given() -> None:
+    pixels = []
+    for legend in (None, (), [("word", (1, 2, 3))]):
+        canvas = Canvas()
+        canvas.view(0, 0, 10, 10)
+        canvas.heading(Flock(), flock_state(), legend)
+        pixels.append(canvas.pixels()[: rendering.HEADER])
+    colours = [{tuple(colour) for colour in picture.reshape(-1, 3)} for picture in pixels]
+    assert {group_colour(0), group_colour(1)} <= colours[0] and (1, 2, 3) in colours[2]
+    assert not {group_colour(0), group_colour(1), (1, 2, 3)} & colours[1]
+
+
+@pytest.mark.parametrize("env_id", registry.ids())
+def test_every_environment_draws_what_changes(env_id: str) -> None:
+    env = parallel_env(env_id, render_mode="rgb_array", seed=0)
+    env.reset()
+    first = env.render()
+    for agent in env.agents:
+        env.action_space(agent).seed(0)
+    for _ in range(5):
+        env.step({agent: env.action_space(agent).sample() for agent in env.agents})
+    second = env.render()
+    assert first is not None and second is not None
+    world = slice(rendering.HEADER, None)
+    assert (first[world] != second[world]).any(), "the picture shows nothing of the state"
+    assert len(np.unique(second[world].reshape(-1, 3), axis=0)) > 2
+    env.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import pickle
 import sys
@@ -15,12 +16,15 @@ import pettingzoo
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.vector import AutoresetMode
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gpu_marl_envs
 from gpu_marl_envs import envs, registry
+from gpu_marl_envs.backends.layout import cpu_layout
 from gpu_marl_envs.backends.names import check_names
+from gpu_marl_envs.backends.source import translation_unit
 from gpu_marl_envs.errors import DeclarationError, KernelCompileError, ParameterError, UnknownEnvironmentError, nearest
 from gpu_marl_envs.sources import sources_folder
 from gpu_marl_envs.spec import Environment, Field, Group, param
@@ -128,6 +132,59 @@ def test_any_value_is_either_in_range_or_refused(value: Any) -> None:
         assert parameter.low is None or kept >= parameter.low
         assert parameter.high is None or kept <= parameter.high
         assert not parameter.choices or kept in parameter.choices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flexible(Sample):
+    """Parameters that may be None, that only drawing uses, and that is called as PettingZoo calls it."""
+
+    id = "flexible-v0"
+    truncate_after = "max_cycles"
+
+    neighbors: int | None = param(None, "cats that a cat sees", low=1, high=9, static=True)
+    colourful: bool = param(True, "whether pictures have colours", dynamics=False)
+    max_cycles: int = param(25, "longest episode", low=1)
+
+
+def test_a_parameter_may_be_none() -> None:
+    neighbors = next(parameter for parameter in Flexible.parameters() if parameter.name == "neighbors")
+    assert neighbors.optional and neighbors.kind is int and neighbors.valid == "a whole number from 1 to 9 or None"
+    assert Flexible().neighbors is None and Flexible.make(neighbors=np.int64(3)).neighbors == 3
+    with pytest.raises(ParameterError, match="neighbors must be a whole number from 1 to 9 or None, but 0 was given"):
+        Flexible.make(neighbors=0)
+
+
+def test_the_dynamics_see_none_as_zero_and_nothing_of_what_only_python_uses() -> None:
+    def source(**params: Any) -> str:
+        environment = dataclasses.replace(registry.get("simple_tag-v3").make(), **params)
+        return translation_unit(environment, cpu_layout(environment), AutoresetMode.DISABLED, cuda=False)
+
+    assert "int num_agent_neighbors = 0;" in source() and "int num_agent_neighbors = 2;" in source(
+        num_agent_neighbors=2
+    )
+    assert source(dynamic_rescaling=False) == source()
+    assert "max_cycles" in source()
+
+
+def test_only_the_longest_episode_may_be_called_as_the_constructors_call_it() -> None:
+    check_names(Flexible())
+
+    @dataclass(frozen=True, kw_only=True)
+    class Taken(Flexible):
+        truncate_after = "episode_length"
+
+    with pytest.raises(DeclarationError, match="'max_cycles' is an argument of the functions that make environments"):
+        check_names(Taken())
+
+
+@pytest.mark.parametrize("options", [dict(low=1), dict(static=True), dict(low=0, static=True)])
+def test_a_parameter_that_may_be_none_must_leave_zero_free(options: dict[str, Any]) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Ambiguous(Sample):
+        neighbors: int | None = param(None, "cats that a cat sees", **options)
+
+    with pytest.raises(DeclarationError, match="neighbors may be None, so it must be static and have low=1 or more"):
+        Ambiguous.parameters()
 
 
 def test_an_unknown_parameter_names_the_nearest() -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import tag_continuous as reference
-from references.harness import assert_close, by_group, inject, joined, rules_of, state_of
+from references.harness import Excluded, assert_close, by_group, inject, joined, rules_of, state_of
 
 from gpu_marl_envs.batched import BatchedEnv
 
@@ -66,22 +66,6 @@ DYNAMIC = st.fixed_dictionaries(
     )
 )
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-@dataclasses.dataclass
-class Excluded:
-    """How many comparisons were left out because rounding could turn them, of how many."""
-
-    left_out: int = 0
-    of: int = 0
-
-    def count(self, sure: np.ndarray) -> np.ndarray:
-        self.left_out += int((~sure).sum())
-        self.of += sure.size
-        return sure
-
-    def assert_rare(self, share: float) -> None:
-        assert self.left_out <= share * self.of, f"{self.left_out} of {self.of} comparisons were left out"
 
 
 def random_state(rules: reference.Rules, copies: int, rng: np.random.Generator) -> reference.State:

@@ -61,7 +61,8 @@ def check_names(environment: Environment) -> None:
         if not _NAME.fullmatch(name):
             raise DeclarationError(f"{owner}: {name!r} must be letters, digits and underscores, a letter first.")
     for parameter in parameters:
-        _refuse(owner, parameter.name, _OPTIONS, "an argument of the functions that make environments")
+        options = _OPTIONS - {environment.truncate_after}  # PettingZoo's max_cycles is this parameter
+        _refuse(owner, parameter.name, options, "an argument of the functions that make environments")
         _refuse(owner, parameter.name, vars(Environment), "an attribute of every declaration")
         if parameter.choices:
             _check_choices(environment, parameter)

@@ -28,7 +28,7 @@ def persistent_fields(environment: Environment) -> list[Field]:
 
 def runtime_parameters(environment: Environment) -> list[Parameter]:
     """The parameters that a launch passes; the others are compiled in."""
-    return [parameter for parameter in environment.parameters() if not parameter.static]
+    return [parameter for parameter in environment.parameters() if parameter.dynamics and not parameter.static]
 
 
 def arguments_dtype(environment: Environment) -> np.dtype[np.void]:
@@ -188,7 +188,8 @@ def _declared_struct(environment: Environment) -> str:
         ),
     ]
     for p in environment.parameters():
-        lines += _parameter_member(p, getattr(environment, p.name))
+        if p.dynamics:
+            lines += _parameter_member(p, getattr(environment, p.name))
     for field in environment.state_fields():
         lines.append(f"{_C_TYPES[field.dtype]}* {field.name};  // {field.doc}")
     binds = [f"{p.name} = arguments.param_{p.name};" for p in runtime_parameters(environment)]
@@ -247,6 +248,8 @@ def _struct(name: str, lines: list[str]) -> str:
 
 
 def _literal(value: Any) -> str:
+    if value is None:
+        return "0"
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{float(value)!r}f" if isinstance(value, float) else str(value)

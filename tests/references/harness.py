@@ -13,6 +13,24 @@ from gpu_marl_envs.batched import BatchedEnv
 RulesT = TypeVar("RulesT")
 
 
+@dataclasses.dataclass
+class Excluded:
+    """How many comparisons were left out because rounding could turn them, of how many."""
+
+    left_out: int = 0
+    of: int = 0
+
+    def count(self, sure: np.ndarray) -> np.ndarray:
+        """Takes note of a mask, and returns it."""
+        self.left_out += int((~sure).sum())
+        self.of += sure.size
+        return sure
+
+    def assert_rare(self, share: float) -> None:
+        """Fails if more than ``share`` was left out."""
+        assert self.left_out <= share * self.of, f"{self.left_out} of {self.of} comparisons were left out"
+
+
 def rules_of(rules: type[RulesT], env: BatchedEnv) -> RulesT:
     """The parameters of ``env`` as a reference's ``Rules``, whose fields must be the same by name."""
     params = env.declaration.params()
