@@ -22,7 +22,7 @@ from gpu_marl_envs.backends.source import (
     record_words,
     runtime_parameters,
 )
-from gpu_marl_envs.checks import autoreset_mode_of, device_of, given, positive, seed_bits
+from gpu_marl_envs.checks import autoreset_mode_of, device_of, given, obs_dtype_of, positive, seed_bits
 from gpu_marl_envs.errors import (
     ActionError,
     OutOfMemoryError,
@@ -51,6 +51,7 @@ def make_batched(
     *,
     autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
     check_actions: bool | None = None,
+    obs_dtype: str | torch.dtype = torch.float32,
     **params: Any,
 ) -> BatchedEnv:
     """Makes ``num_envs`` copies of an environment.
@@ -65,6 +66,8 @@ def make_batched(
         check_actions: whether ``step`` checks that discrete actions lie in their space and continuous ones are finite;
             by default on CPUs only, since on a GPU it would wait for the result. Unchecked discrete actions are clipped
             into their space by the kernels; continuous ones are clipped by the environments.
+        obs_dtype: of observations: ``torch.float32``, or ``torch.bfloat16`` or ``torch.float16``, to which the kernels
+            round them as they are written; takes half the memory and its bandwidth.
         **params: the environment's parameters; ``gpu-marl info ENV`` lists them.
 
     Raises:
@@ -75,7 +78,13 @@ def make_batched(
     """
     declaration = registry.get(env_id).make(**params)
     return BatchedEnv(
-        declaration, num_envs, device=device, seed=seed, autoreset_mode=autoreset_mode, check_actions=check_actions
+        declaration,
+        num_envs,
+        device=device,
+        seed=seed,
+        autoreset_mode=autoreset_mode,
+        check_actions=check_actions,
+        obs_dtype=obs_dtype,
     )
 
 
@@ -90,6 +99,7 @@ class BatchedEnv:
         num_agents: number of agents in a copy, n.
         device: where the tensors live.
         autoreset_mode: what happens to a copy whose episode is over.
+        obs_dtype: of observations; the spaces stay float32.
         groups: agent groups by name, in the order of their agents.
         agent_slices: which of a copy's agents belong to a group, by its name.
         observation_spaces: of one agent, by group.
@@ -105,12 +115,14 @@ class BatchedEnv:
         seed: int = 0,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         check_actions: bool | None = None,
+        obs_dtype: str | torch.dtype = torch.float32,
     ) -> None:
         """Makes the batch; see :func:`make_batched`."""
         self.declaration = declaration
         self.num_envs = positive(num_envs, "num_envs")
         self.num_agents = declaration.num_agents
         self.autoreset_mode = autoreset_mode_of(autoreset_mode)
+        self.obs_dtype = obs_dtype_of(obs_dtype)
         self.groups: dict[str, Group] = {group.name: group for group in declaration.agent_groups}
         ends = np.cumsum([group.size for group in self.groups.values()]).tolist()
         self.agent_slices = {
@@ -119,7 +131,7 @@ class BatchedEnv:
         self.observation_spaces: dict[str, spaces.Box] = {g.name: g.observation_space for g in self.groups.values()}
         self.action_spaces: dict[str, spaces.Space[Any]] = {g.name: g.action_space for g in self.groups.values()}
         self._pending_seed: int | None = seed_bits(seed)
-        self._backend = backend_for(declaration, device_of(device), self.autoreset_mode, self.num_envs)
+        self._backend = backend_for(declaration, device_of(device), self.autoreset_mode, self.num_envs, self.obs_dtype)
         self.device = self._backend.device
         self._checks_actions = self._backend.checks_actions if check_actions is None else bool(check_actions)
         self._action_counts = {
@@ -170,8 +182,8 @@ class BatchedEnv:
             mask: bool ``[E]``, the copies to reset; the others stay as they are. None resets all.
 
         Returns:
-            Observations, float32 ``[E, agents of the group, …]`` by group; those of copies that are not reset stay as
-            they were last written here.
+            Observations, ``obs_dtype`` ``[E, agents of the group, …]`` by group; those of copies that are not reset
+            stay as they were last written here.
 
         Raises:
             UsageError: the environment is closed, or a mask was given before the first reset.
@@ -203,7 +215,7 @@ class BatchedEnv:
                 ``"reward"`` and ``"terminated"`` by group, ``"truncated"`` and ``"done"``; any subset of them.
 
         Returns:
-            ``(observation, reward, terminated, truncated, info)``: by group float32 ``[E, agents, …]``, float32
+            ``(observation, reward, terminated, truncated, info)``: by group ``obs_dtype`` ``[E, agents, …]``, float32
             ``[E, agents]`` and bool ``[E, agents]``; bool ``[E]``; and a dict. ``terminated`` is true from the step in
             which an agent left the game until its copy is reset. ``info["done"]`` (bool ``[E]``) says which episodes
             are over; ``info["episode_return"]`` (reward of an agent over the episode, mean over the group) and
@@ -270,6 +282,7 @@ class BatchedEnv:
             "device": str(self.device),
             "autoreset_mode": self.autoreset_mode,
             "check_actions": self._checks_actions,
+            "obs_dtype": self.obs_dtype,
             "pending_seed": self._pending_seed,
             "started": self._started,
             # Arrays, since torch would hand tensors to a new process through shared memory that ends with this one.
@@ -278,7 +291,7 @@ class BatchedEnv:
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        options = {key: saved[key] for key in ("device", "autoreset_mode", "check_actions")}
+        options = {key: saved[key] for key in ("device", "autoreset_mode", "check_actions", "obs_dtype")}
         self.__init__(saved["declaration"], saved["num_envs"], **options)  # type: ignore[misc]
         for name, action in saved["actions"].items():
             self.actions[name].copy_(torch.from_numpy(action))
@@ -344,9 +357,9 @@ class BatchedEnv:
             observation = (group.size, *group.observation_space.shape)
             action_dtype = torch.int32 if group.action_counts else torch.float32
             shapes[f"action/{group.name}"] = ((group.size, *group.action_shape), action_dtype)
-            shapes[f"observation/{group.name}"] = (observation, torch.float32)
+            shapes[f"observation/{group.name}"] = (observation, self.obs_dtype)
             if self.autoreset_mode == AutoresetMode.SAME_STEP:
-                shapes[f"final_observation/{group.name}"] = (observation, torch.float32)
+                shapes[f"final_observation/{group.name}"] = (observation, self.obs_dtype)
             shapes[f"reward/{group.name}"] = ((group.size,), torch.float32)
             shapes[f"terminated/{group.name}"] = ((group.size,), torch.bool)
         return shapes

@@ -23,6 +23,7 @@ from torch import Tensor
 from gpu_marl_envs.backends.source import persistent_fields
 from gpu_marl_envs.batched import BatchedEnv, make_batched
 from gpu_marl_envs.benchmark_checks import check_against_cpu, check_steps
+from gpu_marl_envs.checks import dtype_name
 from gpu_marl_envs.errors import GpuMarlError, ParameterError
 from gpu_marl_envs.spec import Group
 
@@ -46,6 +47,7 @@ class Measurement:
     Attributes:
         env_id: the environment.
         params: its parameters by name.
+        obs_dtype: of its observations.
         device: where it ran, in words.
         num_envs: number of copies.
         num_agents: number of agents of a copy.
@@ -67,6 +69,7 @@ class Measurement:
 
     env_id: str
     params: dict[str, Any]
+    obs_dtype: str
     device: str
     num_envs: int
     num_agents: int
@@ -168,6 +171,7 @@ def measure(
     result = Measurement(
         env_id=env.declaration.id,
         params=env.declaration.params(),
+        obs_dtype=dtype_name(env.obs_dtype),
         device=torch.cuda.get_device_name(env.device) if on_gpu else f"CPU ({platform.machine()})",
         num_envs=num_envs,
         num_agents=env.num_agents,

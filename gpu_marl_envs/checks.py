@@ -11,14 +11,20 @@ from torch import Tensor
 
 from gpu_marl_envs.errors import ParameterError
 
+OBS_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def given(value: Any) -> str:
     """What was given, in words, for the end of an error's sentence."""
     if not isinstance(value, Tensor):
         return f"{type(value).__name__} was given"
     layout = "" if value.is_contiguous() else "non-contiguous "
-    dtype = str(value.dtype).removeprefix("torch.")
-    return f"a {layout}{dtype} tensor of shape {list(value.shape)} on {value.device} was given"
+    return f"a {layout}{dtype_name(value.dtype)} tensor of shape {list(value.shape)} on {value.device} was given"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As in ``"float32"``."""
+    return str(dtype).removeprefix("torch.")
 
 
 def positive(value: Any, name: str) -> int:
@@ -51,6 +57,15 @@ def autoreset_mode_of(value: str | AutoresetMode) -> AutoresetMode:
         return AutoresetMode[value]
     names = ", ".join(AutoresetMode.__members__)
     raise ParameterError(f"autoreset_mode must be one of {names}, but {value!r} was given.")
+
+
+def obs_dtype_of(value: str | torch.dtype) -> torch.dtype:
+    """The dtype of observations, given itself or by name; ParameterError if observations cannot have it."""
+    for dtype in OBS_DTYPES:
+        if value in (dtype, dtype_name(dtype)):
+            return dtype
+    names = " or ".join(map(str, OBS_DTYPES))
+    raise ParameterError(f"obs_dtype must be {names}, but {value!r} was given.")
 
 
 def device_of(value: str | torch.device) -> torch.device:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gpu_marl_envs import cli_training, registry
+from gpu_marl_envs.checks import OBS_DTYPES, dtype_name
 from gpu_marl_envs.command_line import (
     COPIES,
     INTERRUPTED,
@@ -88,7 +89,15 @@ def _bench(options: argparse.Namespace) -> int:
     results = []
     for num_envs in options.num_envs or [NUM_ENVS[device.type]]:
         for state in options.state:
-            result = measure(options.env, num_envs, device, state=state, seconds=options.seconds, **params)
+            result = measure(
+                options.env,
+                num_envs,
+                device,
+                state=state,
+                seconds=options.seconds,
+                obs_dtype=options.obs_dtype,
+                **params,
+            )
             results.append(result.as_dict(bandwidth))
             print(
                 f"{result.env_id}, {num_envs} copies of {result.num_agents} agents on {result.device}, {state}: "
@@ -162,6 +171,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     bench.add_argument(
         "--seconds", type=seconds, default=1.0, help="timed for each result, about (default: %(default)s)"
     )
+    dtypes = [dtype_name(dtype) for dtype in OBS_DTYPES]
+    bench.add_argument("--obs-dtype", choices=dtypes, default=dtypes[0], help="of observations (default: %(default)s)")
     bench.add_argument("--json", type=Path, help="also write the results to this file")
 
     if argv and argv[0] == "bench":

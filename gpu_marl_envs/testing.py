@@ -56,7 +56,7 @@ def check_environment(env_id: str, device: str = "cpu", **params: Any) -> None:
     Args:
         env_id: the environment, registered.
         device: ``"cpu"`` or ``"cuda"``.
-        **params: its parameters.
+        **params: its parameters, and ``obs_dtype``.
 
     Raises:
         AssertionError: the environment breaks a promise; the message says which.
@@ -218,9 +218,10 @@ def check_autoreset_modes(env_id: str, device: str = "cpu", **params: Any) -> No
 
 
 def check_pettingzoo(env_id: str, device: str = "cpu", **params: Any) -> None:
-    """PettingZoo's own tests pass, through the parallel and the turn-based adapter."""
+    """PettingZoo's own tests pass, through the parallel and the turn-based adapter, whose observations are float32."""
     import pettingzoo
 
+    params.pop("obs_dtype", None)
     name = f"{NAMESPACE}/{env_id.removeprefix(f'{NAMESPACE}/')}"
     with warnings.catch_warnings():
         # The tests import environments in a deprecated way, and pass a reset option that no environment has.
@@ -355,7 +356,9 @@ def _assert_same(
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.view(torch.int32) if tensor.dtype == torch.float32 else tensor
+    if not tensor.dtype.is_floating_point:
+        return tensor
+    return tensor.view(torch.int32 if tensor.dtype == torch.float32 else torch.int16)
 
 
 def _fault(env: BatchedEnv, step: int, fault: str) -> str:
@@ -387,9 +390,11 @@ def _assert_observations(env: BatchedEnv, observation: dict[str, torch.Tensor], 
     for name, group in env.groups.items():
         tensor = observation[name].cpu()
         expected = (env.num_envs, group.size, *group.observation_space.shape)
-        fault = f"the observation of {name} is {tensor.dtype} {list(tensor.shape)}, not float32 {list(expected)}"
-        assert tensor.dtype == torch.float32 and tensor.shape == expected, _fault(env, step, fault)
-        low, high = (torch.from_numpy(limit) for limit in (group.observation_space.low, group.observation_space.high))
+        dtype = env.obs_dtype
+        fault = f"the observation of {name} is {tensor.dtype} {list(tensor.shape)}, not {dtype} {list(expected)}"
+        assert tensor.dtype == dtype and tensor.shape == expected, _fault(env, step, fault)
+        limits = (group.observation_space.low, group.observation_space.high)
+        low, high = (torch.from_numpy(limit).to(dtype) for limit in limits)  # rounded as observations are
         outside = torch.nonzero(~((tensor >= low) & (tensor <= high)))  # NaN is outside too
         if len(outside):
             copy, agent, *part = outside[0].tolist()

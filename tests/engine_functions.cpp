@@ -1,4 +1,5 @@
 // Exports the engine's functions, for tests that compare them with others.
+#include "engine/half.cuh"
 #include "engine/random.cuh"
 
 extern "C" {
@@ -20,6 +21,14 @@ ELEMENTWISE(map_atan2, Math::atan2(a, b))
 ELEMENTWISE(map_wrap, Math::wrap(a, b))
 ELEMENTWISE(map_clip, Math::clip(a, -1.0f, 1.0f))
 ELEMENTWISE(map_to_int, static_cast<float>(Math::to_int(a)))
+
+void round_to_bfloat16(const float* x, unsigned short* result, long size) {
+  for (long i = 0; i < size; ++i) result[i] = to_bfloat16(x[i]);
+}
+
+void round_to_float16(const float* x, unsigned short* result, long size) {
+  for (long i = 0; i < size; ++i) result[i] = to_float16(x[i]);
+}
 
 void philox_block(const unsigned* counter, unsigned long long key, unsigned* words) {
   const PhiloxBlock block = philox({{counter[0], counter[1], counter[2], counter[3]}}, key);

@@ -219,6 +219,7 @@ def test_eval_compares_checkpoints(run: Run, checkpoint: Path, tmp_path: Path) -
 def test_bench(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     words = ("bench", "tag_gridworld-v0", "--num-envs", "8", "32", "--env.num-taggers", "4", "--device", "cpu")
+    words += ("--obs-dtype", "bfloat16")
     printed = run(*words, "--state", "fresh", "played", "--seconds", "0.005", "--json", out)
     assert printed.count("agent-steps/s") == 4
     written = json.loads(out.read_text())
@@ -227,7 +228,7 @@ def test_bench(run: Run, tmp_path: Path) -> None:
     cases = [(result["num_envs"], result["state"]) for result in results]
     assert cases == [(8, "fresh"), (8, "played"), (32, "fresh"), (32, "played")]
     for result in results:
-        assert result["num_agents"] == 5
+        assert result["num_agents"] == 5 and result["obs_dtype"] == "bfloat16"
         assert result["params"]["num_taggers"] == 4
         assert result["agent_steps_per_second"] == pytest.approx(5 * result["env_steps_per_second"])
         assert result["agent_steps_per_second"] > 1e4

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gpu_marl_envs.backends import cpu
 from gpu_marl_envs.sources import sources_folder
@@ -125,3 +126,19 @@ def test_draws_are_distributed_as_they_should_be(library: ctypes.CDLL) -> None:
     other = np.empty(size, np.float32)
     library.draw(ctypes.c_ulonglong(12345), 1, other.ctypes.data_as(ctypes.c_void_p), *pointers[1:], count, size)
     assert abs(np.corrcoef(uniforms, other)[0, 1]) < 5 / np.sqrt(size)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_to_16_bits_is_torchs(library: ctypes.CDLL, dtype: torch.dtype) -> None:
+    exact = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).float()
+    between = (exact.double() + exact.sort().values.roll(-1).double()) / 2  # half-way cases, where they are floats
+    bits = RANDOM.integers(0, 2**32, 2_000_000, dtype=np.uint32).view(np.float32)
+    near = torch.nextafter(between.float(), torch.tensor(torch.inf))
+    x = torch.cat([exact, between.float(), near, -near, torch.from_numpy(bits.copy())])
+    result = np.empty(len(x), np.uint16)
+    function = getattr(library, f"round_to_{str(dtype).removeprefix('torch.')}")
+    function(*(ctypes.c_void_p(array.ctypes.data) for array in (x.numpy(), result)), ctypes.c_long(len(x)))
+    rounded, expected = torch.from_numpy(result.view(np.int16)), x.to(dtype)
+    assert torch.equal(rounded.view(dtype).isnan(), x.isnan())
+    numbers = ~x.isnan()
+    assert torch.equal(rounded[numbers], expected.view(torch.int16)[numbers])

@@ -54,6 +54,17 @@ def test_a_lane_for_a_whole_copy_agrees_with_the_cpu(
     check_devices_agree("probe-v0", num_envs=101, steps=60, num_many=num_many, autoreset_mode=autoreset_mode)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("obs_dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("setting", ["MANY_COPIES", "MOST_PACKED_AGENTS", "LONGEST_COLLECTED_ROW"])
+@pytest.mark.parametrize(("env_id", "params"), SMALL)
+def test_rounded_observations_agree_with_the_cpu_in_every_mapping(
+    monkeypatch: pytest.MonkeyPatch, env_id: str, params: dict[str, Any], setting: str, obs_dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(layout, setting, 0)
+    check_devices_agree(env_id, num_envs=67, steps=30, obs_dtype=obs_dtype, **params)
+
+
 def test_few_agents_are_mapped_by_the_number_of_copies() -> None:
     environment = registry.get("tag_gridworld-v0").make(num_taggers=4)
     many, few = (layout.cuda_layout(environment, 227 * 1024, num_envs) for num_envs in (1_000_000, 2_000))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from environments.probe import Probe
 from gymnasium.vector import AutoresetMode
 
 from gpu_marl_envs import registry
 from gpu_marl_envs.backends import cuda
+from gpu_marl_envs.backends import layout as layouts
 from gpu_marl_envs.backends.source import translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError
 from gpu_marl_envs.sources import sources_folder
@@ -59,6 +61,24 @@ def test_kernels_compile(declaration: type[Environment], architecture: str) -> N
                 layout, binary = cuda.compile_kernels(environment, mode, architecture, limit, num_envs)
                 assert binary.read_bytes()[:4] == b"\x7fELF"
                 assert layout.shared_bytes <= limit
+
+
+@needs_nvcc
+@pytest.mark.parametrize("params", [{"num_taggers": 4}, {"num_taggers": 12, "use_full_observation": False}])
+def test_a_block_of_one_warp_compiles(monkeypatch: pytest.MonkeyPatch, params: dict[str, Any]) -> None:
+    monkeypatch.setattr(layouts, "MOST_PACKED_AGENTS", 0)
+    environment = registry.get("tag_gridworld-v0").make(**params)
+    layout, _ = cuda.compile_kernels(environment, AutoresetMode.SAME_STEP, "sm_90", SHARED_LIMITS["sm_90"], num_envs=1)
+    assert layout.warps == 1
+
+
+@needs_nvcc
+@pytest.mark.parametrize("num_envs", [1, 1_000_000])
+@pytest.mark.parametrize("obs_dtype", [torch.bfloat16, torch.float16])
+def test_kernels_with_rounded_observations_compile(obs_dtype: torch.dtype, num_envs: int) -> None:
+    for params in [{}, *CROWDS[Probe.id]]:
+        environment, mode = Probe.make(**params), AutoresetMode.SAME_STEP
+        cuda.compile_kernels(environment, mode, "sm_90", SHARED_LIMITS["sm_90"], num_envs, obs_dtype)
 
 
 @needs_nvcc

@@ -114,10 +114,10 @@ class Environment : public Declared, public Math, public Searcher {
 
   const Arguments* arguments_;
   std::size_t copy_;
-  int new_episodes_ = 0;                 // 1 after a reset in this launch
-  bool alive_changed_ = false;           // whether an agent of this lane left or came back in this launch
-  bool reseeding_ = false;               // whether this launch gives the copy a new random key
-  float* observation_base_[num_groups];  // of each group's first agent in this copy
+  int new_episodes_ = 0;                       // 1 after a reset in this launch
+  bool alive_changed_ = false;                 // whether an agent of this lane left or came back in this launch
+  bool reseeding_ = false;                     // whether this launch gives the copy a new random key
+  Observation* observation_base_[num_groups];  // of each group's first agent in this copy
 
   METHOD int episode() const { return (reseeding_ ? -1 : arguments_->record[copy_].episode) + new_episodes_; }
   METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(arguments_->seed[copy_]); }
@@ -126,8 +126,8 @@ class Environment : public Declared, public Math, public Searcher {
     return time >= arguments_->max_steps || !some_are_there;
   }
 
-  METHOD float* observation_row(int i) const {
-    float* row = nullptr;
+  METHOD Observation* observation_row(int i) const {
+    Observation* row = nullptr;
 #pragma unroll
     for (int g = 0; g < num_groups; ++g)  // a run-time index would move the array to local memory
       if (group_range(g).has(i))
@@ -232,6 +232,8 @@ class Environment : public Declared, public Math, public Searcher {
   }
 
 #ifdef __CUDACC__
+  static constexpr int warp_stage_entries = Geometry::warp_stage_floats * sizeof(float) / sizeof(Observation);
+
   // Rows are written in shared memory and stored as whole lines.
   template <class Write>
   METHOD void each_staged_observation(Range range, Write& write) {
@@ -255,17 +257,17 @@ class Environment : public Declared, public Math, public Searcher {
   // A warp writes a row after the other, into one half of its stage while the other half is being stored.
   template <class Write>
   METHOD void write_rows_one_by_one(Range range, Write& write) {
-    float* stage = reinterpret_cast<float*>(warp_memory_);
+    auto* stage = reinterpret_cast<Observation*>(warp_memory_);
     int half = 0;
     wait_for_stored_rows();
     for (int i = range.first + lane_ / 32; i < range.end(); i += warps_) {
-      float* row = observation_row(i);
-      float* staged = stage + half + floats_off_line(row);
+      Observation* row = observation_row(i);
+      Observation* staged = stage + half + entries_off_line(row);
       wait_for_stored_rows<1>();
       write(i, ObservationRow<32>(staged, lane_ % 32));
       __syncwarp();
       store_rows(row, staged, observation_size(group_of(i)), lane_ % 32);
-      half = Geometry::warp_stage_floats / 2 - half;
+      half = warp_stage_entries / 2 - half;
     }
   }
 
@@ -273,7 +275,7 @@ class Environment : public Declared, public Math, public Searcher {
   template <class Write>
   METHOD void write_rows_at_once(Range range, Write& write) {
     constexpr int rows = 32 / Geometry::row_lanes;
-    float* stage = reinterpret_cast<float*>(warp_memory_);
+    auto* stage = reinterpret_cast<Observation*>(warp_memory_);
     const int lane = lane_ % 32;
     for (int first = lane_ / 32 * rows; first < range.end(); first += warps_ * rows) {
       wait_for_stored_rows();
@@ -296,16 +298,17 @@ class Environment : public Declared, public Math, public Searcher {
   // Where agent i's row lies in the stage of agents `first`, …: the rows of each group end to end, as far off a line as
   // in device memory.
   template <int rows>
-  METHOD float* staged_row(float* stage, int first, int i) const {
-    float* place = stage;
+  METHOD Observation* staged_row(Observation* stage, int first, int i) const {
+    Observation* place = stage;
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
       const Range group = group_range(g);
       const int from = Math::max(group.first, first), to = Math::min(group.end(), first + rows);
       if (from >= to) continue;
-      const int off_line = floats_off_line(observation_row(from));
+      const int off_line = entries_off_line(observation_row(from));
       if (group.has(i)) return place + off_line + (i - from) * observation_size(g);
-      place += ((to - from) * observation_size(g) + off_line + line_floats - 1) & -line_floats;
+      place += ((to - from) * observation_size(g) + off_line + entries_of_line<Observation> - 1) &
+               -entries_of_line<Observation>;
     }
     return place;
   }

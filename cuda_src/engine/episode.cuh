@@ -36,9 +36,12 @@ class Episode : public Rules {
     if (this->active_) {
       ++this->new_episodes_;
       this->time = 0;
-      this->alive_changed_ = true;
     }
-    this->each(this->agents, [&](int i) { this->alive[i] = true; });
+    this->each(this->agents, [&](int i) {
+      if (this->alive[i]) return;
+      this->alive[i] = true;
+      this->alive_changed_ = true;
+    });
     this->forget_sums();
     Rules::reset();
   }

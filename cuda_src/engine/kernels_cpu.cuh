@@ -46,7 +46,7 @@ class HostCopy : public Episode<Rules> {
 
  private:
   void write_observations(bool final) {
-    float* const* target = final ? arguments_->final_observation : arguments_->observation;
+    Observation* const* target = final ? arguments_->final_observation : arguments_->observation;
     for (int g = 0; g < num_groups; ++g)
       observation_base_[g] = target[g] + copy_ * group_range(g).size * observation_size(g);
     Rules::observe();

@@ -113,7 +113,7 @@ class DeviceCopy : public Episode<Rules> {
   METHOD void write_observations(bool final) {
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
-      float* all = final ? arguments_->final_observation[g] : arguments_->observation[g];
+      Observation* all = final ? arguments_->final_observation[g] : arguments_->observation[g];
       observation_base_[g] = all + copy_ * group_range(g).size * observation_size(g);
     }
     Rules::observe();

@@ -33,7 +33,7 @@ class DeviceCopy : public Episode<Rules> {
     copy_ = present_ ? first_copy_ + copy_of_warp_ : 0;
     whole_lines_ = copies_ == copies && arguments.aligned;
     unit_ = shared + warp * (Geometry::unit_bytes + sizeof(float) * Geometry::stage_floats);
-    stage_ = reinterpret_cast<float*>(unit_ + Geometry::unit_bytes);
+    stage_ = reinterpret_cast<Observation*>(unit_ + Geometry::unit_bytes);
     Declared::bind(arguments);
     visit_state(arguments, [&](auto*& array, auto* global, int offset, int per_copy, bool) {
       array = reinterpret_cast<decltype(global)>(unit_ + offset) + copy_of_warp_ * padded(per_copy);
@@ -74,7 +74,9 @@ class DeviceCopy : public Episode<Rules> {
     only_if(true);
     if (same_step && finished_) expect_restart();
     write_observations(same_step && finished_);
+    only_if(!(same_step && finished_));  // who leaves a copy that restarts at once is back before anybody sees it
     leave();
+    only_if(true);
     store_outcome();
     if (same_step && __any_sync(~0u, finished_)) {
       only_if(finished_);
@@ -116,17 +118,22 @@ class DeviceCopy : public Episode<Rules> {
 
  private:
   // Entries from one copy's array to the next one's in shared memory. Lanes that each play a copy access the same entry
-  // of all copies at once: they meet in no bank, or two by two.
-  METHOD static constexpr int padded(int per_copy) { return sequential && per_copy % 4 == 0 ? per_copy + 1 : per_copy; }
+  // of all copies at once: they meet in no bank, or two by two, if the distance is no multiple of four words.
+  template <class T = float>
+  METHOD static constexpr int padded(int per_copy) {
+    return sequential && per_copy * sizeof(T) % 16 == 0 ? per_copy + 4 / sizeof(T) : per_copy;
+  }
 
-  // Floats that a copy's agents of group g observe.
+  // Entries that a copy's agents of group g observe.
   METHOD static constexpr int row_size(int g) { return group_range(g).size * observation_size(g); }
 
   // Where group g's observations of the warp's copies are collected.
-  METHOD float* stage_slab(int g) const {
+  METHOD Observation* stage_slab(int g) const {
+    constexpr int line = 16 / sizeof(Observation);
     int offset = 0;
 #pragma unroll
-    for (int before = 0; before < g; ++before) offset += (copies * padded(row_size(before)) + 3) & ~3;
+    for (int before = 0; before < g; ++before)
+      offset += (copies * padded<Observation>(row_size(before)) + line - 1) / line * line;
     return stage_ + offset;
   }
 
@@ -169,26 +176,27 @@ class DeviceCopy : public Episode<Rules> {
   // Copies an array of the warp's copies from shared memory.
   template <class T>
   METHOD void put(T* to, const T* from, int per_copy) const {
+    constexpr int at_once = 16 / sizeof(T);
     const int count = copies * per_copy;
     if (!whole_lines_)
-      for_some(per_copy, [&](int k) { to[k] = from[padded_index(k, per_copy)]; });
-    else if (count % 4 == 0)
-      for_warp(count / 4, [&](int k) {
-        const T* four = from + padded_index(4 * k, per_copy);
-        int4 line;
-        if (padded(per_copy) == per_copy)
-          line = *reinterpret_cast<const int4*>(four);
-        else  // a copy's entries are a multiple of four: these are of one copy
-          line = {portable::bit_cast<int>(four[0]), portable::bit_cast<int>(four[1]), portable::bit_cast<int>(four[2]),
-                  portable::bit_cast<int>(four[3])};
-        reinterpret_cast<int4*>(to)[k] = line;
+      for_some(per_copy, [&](int k) { to[k] = from[padded_index<T>(k, per_copy)]; });
+    else if (count % at_once == 0)
+      for_warp(count / at_once, [&](int k) {
+        const auto* line = reinterpret_cast<const int*>(from + padded_index<T>(at_once * k, per_copy));
+        if (padded<T>(per_copy) == per_copy)
+          reinterpret_cast<int4*>(to)[k] = *reinterpret_cast<const int4*>(line);
+        else  // a copy's array is a number of lines, but starts at any word
+          reinterpret_cast<int4*>(to)[k] = {line[0], line[1], line[2], line[3]};
       });
     else
       for_warp(count, [&](int k) { to[k] = from[k]; });
   }
 
+  // Where entry k of the warp's copies, laid end to end, is in shared memory.
+  template <class T = float>
   METHOD static int padded_index(int k, int per_copy) {
-    return padded(per_copy) == per_copy ? k : k + static_cast<int>(static_cast<unsigned>(k) / per_copy);
+    const int padding = padded<T>(per_copy) - per_copy;
+    return padding == 0 ? k : k + padding * static_cast<int>(static_cast<unsigned>(k) / per_copy);
   }
 
   // A lane's own flags, four at a time where that is possible.
@@ -301,9 +309,9 @@ class DeviceCopy : public Episode<Rules> {
   METHOD void write_observations(bool final) {
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
-      float* all = final ? arguments_->final_observation[g] : arguments_->observation[g];
+      Observation* all = final ? arguments_->final_observation[g] : arguments_->observation[g];
       observation_base_[g] =
-          collected ? stage_slab(g) + copy_of_warp_ * padded(row_size(g)) : all + copy_ * row_size(g);
+          collected ? stage_slab(g) + copy_of_warp_ * padded<Observation>(row_size(g)) : all + copy_ * row_size(g);
     }
     __syncwarp();  // the rows that were collected have been stored
     if (any_active()) Rules::observe();
@@ -317,14 +325,14 @@ class DeviceCopy : public Episode<Rules> {
   }
 
   // The warp writes the collected rows of its active copies, one copy after another.
-  METHOD void store_rows_of_active(float* const* targets) const {
+  METHOD void store_rows_of_active(Observation* const* targets) const {
 #pragma unroll 1
     for (unsigned left = __ballot_sync(~0u, is_leader()); left != 0; left &= left - 1) {
       const int copy = (__ffs(left) - 1) / Geometry::lanes;
 #pragma unroll
       for (int g = 0; g < num_groups; ++g) {
-        const float* rows = stage_slab(g) + copy * padded(row_size(g));
-        float* target = of_warp(targets[g], row_size(g)) + copy * row_size(g);
+        const Observation* rows = stage_slab(g) + copy * padded<Observation>(row_size(g));
+        Observation* target = of_warp(targets[g], row_size(g)) + copy * row_size(g);
 #pragma unroll 1
         for (int k = lane_of_warp_; k < row_size(g); k += 32) target[k] = rows[k];
       }
@@ -358,7 +366,7 @@ class DeviceCopy : public Episode<Rules> {
   unsigned first_copy_;  // of the warp
   bool whole_lines_;     // whether they all exist and all tensors start at a multiple of 16 bytes
   unsigned char* unit_;  // the warp's shared memory for state
-  float* stage_;         // and for observations
+  Observation* stage_;   // and for observations
   int* action_;
 };
 

@@ -3,14 +3,15 @@
 
 #include "portable.cuh"
 
-// One agent's row of floats. `lanes` lanes may fill a row together, in which case each() spreads the entries over them.
+// One agent's row of entries. `lanes` lanes may fill a row together, in which case each() spreads the entries over
+// them.
 template <int lanes>
 class ObservationRow {
  public:
-  METHOD ObservationRow(float* row, int lane) : row_(row), lane_(lane) {}
+  METHOD ObservationRow(Observation* row, int lane) : row_(row), lane_(lane) {}
 
   // Entry k; write each entry once.
-  METHOD float& operator[](int k) const { return row_[k]; }
+  METHOD Observation& operator[](int k) const { return row_[k]; }
 
   // Calls visit(k) for k = 0, …, count - 1, in no particular order: the way to fill a long row.
   template <class Visit>
@@ -28,6 +29,6 @@ class ObservationRow {
   }
 
  private:
-  float* row_;
+  Observation* row_;
   int lane_;
 };

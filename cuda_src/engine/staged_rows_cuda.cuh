@@ -3,33 +3,38 @@
 
 #include "portable.cuh"
 
-constexpr int line_floats = 32;  // 128 bytes
+template <class Entry>
+constexpr int entries_of_line = 128 / sizeof(Entry);
 
-// The floats by which an address lies behind the start of a line. Shared memory that is shifted as much as its
+// The entries by which an address lies behind the start of a line. Shared memory that is shifted as much as its
 // destination is copied line by line; the copy engine splits every sector otherwise.
-METHOD int floats_off_line(const float* address) {
-  return static_cast<int>(reinterpret_cast<std::uintptr_t>(address) / sizeof(float) % line_floats);
+template <class Entry>
+METHOD int entries_off_line(const Entry* address) {
+  return static_cast<int>(reinterpret_cast<std::uintptr_t>(address) / sizeof(Entry) % entries_of_line<Entry>);
 }
 
-// One warp stores `count` floats; both addresses are equally far off a line. On cards that have one, the copy engine
+// One warp stores `count` entries; both addresses are equally far off a line. On cards that have one, the copy engine
 // takes them 16 bytes at a time; `from` must not change before wait_for_stored_rows has returned.
-METHOD void store_rows(float* to, const float* from, int count, int lane) {
-  const int head = Math::min(-floats_off_line(to) & 3, count), fours = (count - head) / 4, tail = head + 4 * fours;
+template <class Entry>
+METHOD void store_rows(Entry* to, const Entry* from, int count, int lane) {
+  constexpr int at_once = 16 / sizeof(Entry);
+  const int head = Math::min(-entries_off_line(to) & (at_once - 1), count);
+  const int trips = (count - head) / at_once, tail = head + at_once * trips;
   if (lane < head) to[lane] = from[lane];
   if (lane < count - tail) to[tail + lane] = from[tail + lane];
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   __syncwarp();
-  if (lane == 0 && fours > 0)
+  if (lane == 0 && trips > 0)
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to + head),
-                 "r"(static_cast<unsigned>(__cvta_generic_to_shared(from + head))), "r"(16 * fours)
+                 "r"(static_cast<unsigned>(__cvta_generic_to_shared(from + head))), "r"(16 * trips)
                  : "memory");
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 #else
   __syncwarp();
 #pragma unroll 4
-  for (int four = lane; four < fours; four += 32)
-    reinterpret_cast<float4*>(to + head)[four] = reinterpret_cast<const float4*>(from + head)[four];
+  for (int trip = lane; trip < trips; trip += 32)
+    reinterpret_cast<int4*>(to + head)[trip] = reinterpret_cast<const int4*>(from + head)[trip];
 #endif
 }
 

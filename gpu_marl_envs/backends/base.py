@@ -28,8 +28,15 @@ class Backend(abc.ABC):
     checks_actions: bool  # whether actions are checked unless the user says otherwise
 
     @abc.abstractmethod
-    def __init__(self, environment: Environment, device: torch.device, autoreset: AutoresetMode, num_envs: int) -> None:
-        """Compiles the environment for so many copies, or takes it from the cache."""
+    def __init__(
+        self,
+        environment: Environment,
+        device: torch.device,
+        autoreset: AutoresetMode,
+        num_envs: int,
+        obs_dtype: torch.dtype,
+    ) -> None:
+        """Compiles the environment for so many copies and such observations, or takes it from the cache."""
 
     @abc.abstractmethod
     def bind(self, arguments: np.ndarray[Any, Any]) -> None:
@@ -63,8 +70,10 @@ class Backend(abc.ABC):
         """Raises UsageError where this process cannot use the device."""
 
 
-def backend_for(environment: Environment, device: torch.device, autoreset: AutoresetMode, num_envs: int) -> Backend:
-    """Compiles an environment for a device and a number of copies; the module ``backends/<device type>.py`` does it.
+def backend_for(
+    environment: Environment, device: torch.device, autoreset: AutoresetMode, num_envs: int, obs_dtype: torch.dtype
+) -> Backend:
+    """Compiles an environment for a device and a number of copies; ``backends/<device type>.py`` does it.
 
     Raises:
         BackendUnavailableError: there is no backend for this type of device, or it lacks a compiler or driver.
@@ -76,5 +85,5 @@ def backend_for(environment: Environment, device: torch.device, autoreset: Autor
         if error.name != f"gpu_marl_envs.backends.{device.type}":
             raise
         raise BackendUnavailableError(f"There is no backend for device {str(device)!r}; use 'cpu' or 'cuda'.") from None
-    backend: Backend = module.BACKEND(environment, device, autoreset, num_envs)
+    backend: Backend = module.BACKEND(environment, device, autoreset, num_envs, obs_dtype)
     return backend

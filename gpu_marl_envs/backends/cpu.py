@@ -39,11 +39,18 @@ class CpuBackend(Backend):
 
     checks_actions = True
 
-    def __init__(self, environment: Environment, device: torch.device, autoreset: AutoresetMode, num_envs: int) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        device: torch.device,
+        autoreset: AutoresetMode,
+        num_envs: int,
+        obs_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.device = device
         self._num_envs = num_envs
         self.layout = cpu_layout(environment)
-        source = translation_unit(environment, self.layout, autoreset, cuda=False)
+        source = translation_unit(environment, self.layout, autoreset, obs_dtype, cuda=False)
         self._library = _load(_compile(source, environment.kernel()))
         if self._library.gpu_marl_arguments_bytes() != arguments_dtype(environment).itemsize:
             raise BackendUnavailableError(

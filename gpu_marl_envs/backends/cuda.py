@@ -33,7 +33,14 @@ class CudaBackend(Backend):
 
     checks_actions = False  # a check would wait for the GPU; out-of-range actions are clipped
 
-    def __init__(self, environment: Environment, device: torch.device, autoreset: AutoresetMode, num_envs: int) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        device: torch.device,
+        autoreset: AutoresetMode,
+        num_envs: int,
+        obs_dtype: torch.dtype = torch.float32,
+    ) -> None:
         driver = _driver()
         self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         if self.device.index >= torch.cuda.device_count():
@@ -45,7 +52,9 @@ class CudaBackend(Backend):
         shared_limit = driver.Device(self.device.index).get_attribute(
             driver.device_attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         )
-        self.layout, binary = compile_kernels(environment, autoreset, f"sm_{major}{minor}", shared_limit, num_envs)
+        self.layout, binary = compile_kernels(
+            environment, autoreset, f"sm_{major}{minor}", shared_limit, num_envs, obs_dtype
+        )
         multiprocessors = torch.cuda.get_device_properties(self.device).multi_processor_count
         self._grid, self._block, self._shared_bytes = self.layout.launch_shape(num_envs, multiprocessors)
         self._process = os.getpid()
@@ -103,6 +112,7 @@ def compile_kernels(
     architecture: str,
     shared_limit: int,
     num_envs: int = MANY_COPIES,
+    obs_dtype: torch.dtype = torch.float32,
 ) -> tuple[Layout, Path]:
     """Compiles for an architecture (``"sm_90"``) with so many bytes of shared memory per block; needs no GPU.
 
@@ -113,8 +123,8 @@ def compile_kernels(
         KernelCompileError: the dynamics do not compile.
     """
     clusters = int(architecture.removeprefix("sm_").rstrip("af")) >= 90
-    layout = cuda_layout(environment, shared_limit, num_envs, clusters=clusters)
-    source = translation_unit(environment, layout, autoreset, cuda=True)
+    layout = cuda_layout(environment, shared_limit, num_envs, obs_dtype.itemsize, clusters=clusters)
+    source = translation_unit(environment, layout, autoreset, obs_dtype, cuda=True)
     command = [_nvcc(), *_FLAGS, *(_STRICT if is_strict() else ()), f"-arch={architecture}"]
     return layout, compile_cached(source, environment.kernel(), command, ".cubin", _nvcc_version())
 

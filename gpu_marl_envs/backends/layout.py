@@ -22,7 +22,9 @@ MOST_WARPS = 12  # of a block that plays a copy alone
 MOST_BLOCKS = 8  # that play a copy together
 FEWEST_WARPS = 4  # with which it pays to keep a large copy's state in shared memory
 SHARED_BYTES = 228 * 1024  # of a multiprocessor, of which each block needs 1 KiB for itself
+MOST_RESIDENT_BLOCKS = 32  # of a multiprocessor
 RESIDENT_WARPS = 48  # of a multiprocessor, with 40 registers for each lane
+RESIDENT_SMALL_WARPS = 32  # where a warp plays several copies; with 64 registers
 RESIDENT_SEARCHING_WARPS = 24  # where agents look for neighbours, which takes 80
 TARGET_SHARED_BYTES = 48 * 1024  # of a block: four blocks then fit on a multiprocessor of 227 KiB and more
 
@@ -64,7 +66,7 @@ class Layout:
         staged: whether the state lives in shared memory during a launch, or is worked on in place.
         row_lanes: lanes that write one observation together; 1 collects observations in shared memory first.
         search: memory in which agents look for neighbours together.
-        stage_floats: shared memory of a unit for collecting observations.
+        stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
         warp_stage_floats: the part of it that each warp has for itself, if not packed.
     """
 
@@ -85,9 +87,10 @@ class Layout:
     def resident_blocks(self) -> int:
         """Blocks that are to run on a multiprocessor at once; more of them leave fewer registers to each lane."""
         if self.in_warps:
-            return 1
-        warps = RESIDENT_SEARCHING_WARPS if self.search.candidates else RESIDENT_WARPS
-        return max(1, min(SHARED_BYTES // (self.shared_bytes + 1024), warps // self.warps))
+            warps = RESIDENT_SMALL_WARPS
+        else:
+            warps = RESIDENT_SEARCHING_WARPS if self.search.candidates else RESIDENT_WARPS
+        return max(1, min(SHARED_BYTES // (self.shared_bytes + 1024), warps // self.warps, MOST_RESIDENT_BLOCKS))
 
     @property
     def threads(self) -> int:
@@ -121,7 +124,12 @@ def cpu_layout(environment: Environment) -> Layout:
 
 
 def cuda_layout(
-    environment: Environment, shared_limit: int, num_envs: int = MANY_COPIES, *, clusters: bool = True
+    environment: Environment,
+    shared_limit: int,
+    num_envs: int = MANY_COPIES,
+    entry_bytes: int = 4,
+    *,
+    clusters: bool = True,
 ) -> Layout:
     """The layout of a CUDA build.
 
@@ -129,34 +137,37 @@ def cuda_layout(
         environment: the declaration.
         shared_limit: bytes of shared memory that one block may use.
         num_envs: number of copies; few leave so much of a device idle that more lanes for each pay.
+        entry_bytes: size of an entry of an observation.
         clusters: whether several blocks can work on one copy.
     """
     longest_row = max(group.observation_size for group in environment.agent_groups)
     if environment.num_agents <= MOST_SEQUENTIAL_AGENTS and num_envs >= MANY_COPIES:
-        layout = _sequential(environment, shared_limit)
+        layout = _sequential(environment, shared_limit, entry_bytes)
         if layout.shared_bytes <= min(layout.warps * MOST_SEQUENTIAL_BYTES, shared_limit):
             return layout
     if environment.num_agents <= MOST_PACKED_AGENTS:
-        return _packed(environment, longest_row, shared_limit)
-    return _one_per_team(environment, longest_row, shared_limit, MOST_BLOCKS if clusters else 1)
+        return _packed(environment, longest_row, shared_limit, entry_bytes)
+    return _one_per_team(environment, longest_row, shared_limit, entry_bytes, MOST_BLOCKS if clusters else 1)
 
 
-def _sequential(environment: Environment, shared_limit: int) -> Layout:
+def _sequential(environment: Environment, shared_limit: int, entry_bytes: int) -> Layout:
     offsets, unit_bytes = dict.fromkeys(("reward", "terminated", "alive", "actions"), 0), 0  # these are in registers
     for state_field in environment.state_fields():
         offsets[state_field.name] = unit_bytes
-        unit_bytes += 4 * WARP * _padded(state_field.length(environment.num_agents))
-    stage_floats = sum(WARP * _padded(g.size * g.observation_size) for g in environment.agent_groups)
+        unit_bytes += WARP * _padded(4 * state_field.length(environment.num_agents))
+    slabs = [WARP * _padded(entry_bytes * g.size * g.observation_size) for g in environment.agent_groups]
+    stage_floats = sum(_align(slab, 16) for slab in slabs) // 4
     layout = Layout(offsets=offsets, unit_bytes=unit_bytes, copies=WARP, staged=True, stage_floats=stage_floats)
     return _with_warps(layout, shared_limit)
 
 
-def _packed(environment: Environment, longest_row: int, shared_limit: int) -> Layout:
+def _packed(environment: Environment, longest_row: int, shared_limit: int, entry_bytes: int) -> Layout:
     lanes = environment.num_agents
     copies = WARP // lanes
     offsets, unit_bytes = _unit(environment, copies, staged=True, actions=True)
     row_lanes = lanes if longest_row > LONGEST_COLLECTED_ROW else 1
-    stage_floats = sum(_align(copies * g.size * g.observation_size, 4) for g in environment.agent_groups)
+    slabs = [entry_bytes * copies * g.size * g.observation_size for g in environment.agent_groups]
+    stage_floats = sum(_align(slab, 16) for slab in slabs) // 4
     layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
@@ -179,7 +190,9 @@ def _with_warps(layout: Layout, shared_limit: int) -> Layout:
     return layout
 
 
-def _one_per_team(environment: Environment, longest_row: int, shared_limit: int, most_blocks: int) -> Layout:
+def _one_per_team(
+    environment: Environment, longest_row: int, shared_limit: int, entry_bytes: int, most_blocks: int
+) -> Layout:
     agents = environment.num_agents
     chunks = -(-agents // WARP)
     search = _search_memory(environment)
@@ -189,9 +202,10 @@ def _one_per_team(environment: Environment, longest_row: int, shared_limit: int,
         row_lanes = 4 if search.most_cells else 2 if search.candidates else 1
     # Rows are shifted, group by group, to lie as far off a line as in device memory.
     if row_lanes == WARP:
-        stage_floats = 2 * _align(longest_row + LINE_FLOATS, LINE_FLOATS) if longest_row <= LONGEST_STAGED_ROW else 0
+        row_floats = -(-longest_row * entry_bytes // 4)
+        stage_floats = 2 * _align(row_floats + LINE_FLOATS, LINE_FLOATS) if longest_row <= LONGEST_STAGED_ROW else 0
     else:
-        stage_floats = _align(WARP // row_lanes * longest_row, LINE_FLOATS)
+        stage_floats = _align(WARP // row_lanes * longest_row * entry_bytes // 4, LINE_FLOATS)
         stage_floats += 2 * LINE_FLOATS * len(environment.agent_groups)
     if search.most_cells:  # between observations it holds a warp's candidates
         stage_floats = max(stage_floats, CANDIDATE_BYTES * search.candidates // 4)
@@ -264,9 +278,9 @@ def _unit(
     return offsets, position
 
 
-def _padded(words: int) -> int:
-    """Words from one copy to the next where each lane plays a copy; see ``padded`` in kernels_warp.cuh."""
-    return words + 1 if words % 4 == 0 else words
+def _padded(size: int) -> int:
+    """Bytes from one copy to the next where each lane plays a copy; see ``padded`` in kernels_warp.cuh."""
+    return size + 4 if size % 16 == 0 else size
 
 
 def _align(size: int, to: int) -> int:

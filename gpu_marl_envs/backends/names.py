@@ -16,7 +16,7 @@ _ENGINE = frozenset(
     floor round to_int wrap sin cos exp log tanh atan2 pi infinity bind visit_state group_of group_range
     observation_size observation_row observation_offset action_width action_count action_size action_slab action_index
     within_space episode seed is_over leave account forget_sums load_counters store_counters only_if any_active
-    is_leader synchronize each_staged_observation prepare neighbors gather load arguments visit
+    is_leader synchronize join each_staged_observation prepare neighbors gather load arguments visit
     """.split()
 )
 _CPP = frozenset(
@@ -29,9 +29,9 @@ _CPP = frozenset(
 )
 _TYPES = frozenset(
     """
-    Arguments Autoreset Box Candidates Cells Declared DeviceCopy Environment Episode FixedRange Geometry
-    HostCopy Math MostOf Nearest NeighborIndex ObservationRow PhiloxBlock Pool Random Range Record Rules Search
-    SearchAlone SearchDone SearchTogether Searcher Team
+    Arguments Autoreset Bfloat16 Box Candidates Cells Declared DeviceCopy Environment Episode FixedRange Float16
+    Geometry HostCopy Math MostOf Nearest NeighborIndex Observation ObservationRow PhiloxBlock Pool Random Range Record
+    Rules Search SearchAlone SearchDone SearchTogether Searcher Team
     """.split()
 )
 # Arguments of make_batched and of the PettingZoo constructors, which take parameters by name beside them.

@@ -13,6 +13,7 @@ from gpu_marl_envs.backends.names import check_names, enum_name
 from gpu_marl_envs.spec import Environment, Field, Parameter
 
 _C_TYPES = {"float32": "float", "int32": "int"}
+_OBSERVATIONS = {torch.float32: "float", torch.bfloat16: "Bfloat16", torch.float16: "Float16"}
 _C_SCALARS: dict[type, str] = {int: "int", float: "float"}
 _AUTORESET = {
     AutoresetMode.NEXT_STEP: "next_step",
@@ -52,7 +53,14 @@ def arguments_dtype(environment: Environment) -> np.dtype[np.void]:
     return np.dtype(columns, align=True)
 
 
-def translation_unit(environment: Environment, layout: Layout, autoreset: AutoresetMode, *, cuda: bool) -> str:
+def translation_unit(
+    environment: Environment,
+    layout: Layout,
+    autoreset: AutoresetMode,
+    obs_dtype: torch.dtype = torch.float32,
+    *,
+    cuda: bool,
+) -> str:
     """The source that a backend compiles: constants and structs of the declaration, the engine, the dynamics."""
     check_names(environment)
     kernel = environment.kernel()
@@ -62,7 +70,9 @@ def translation_unit(environment: Environment, layout: Layout, autoreset: Autore
     return "\n".join(
         [
             f"// Generated from the declaration of {environment.id}.",
+            '#include "engine/half.cuh"',
             '#include "engine/range.cuh"',
+            f"using Observation = {_OBSERVATIONS[obs_dtype]};",
             "enum class Autoreset;",
             f"#define CLUSTER {f'__cluster_dims__({layout.blocks}, 1, 1)' if layout.blocks > 1 else ''}",
             _record_struct(environment),
@@ -124,8 +134,8 @@ def _arguments_struct(environment: Environment) -> str:
         "const bool* mask;                // [E] copies to reset; null resets all",
         "unsigned char* workspace;        // [E, unit_bytes] where a copy does not fit into shared memory",
         f"const void* action{size};",
-        f"float* observation{size};",
-        f"float* final_observation{size};",
+        f"Observation* observation{size};",
+        f"Observation* final_observation{size};",
         f"float* reward{size};",
         f"bool* terminated{size};",
         *(f"{_C_TYPES[field.dtype]}* state_{field.name};" for field in persistent_fields(environment)),
