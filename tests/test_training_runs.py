@@ -312,6 +312,15 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
+def test_a_resumed_run_keeps_the_dtype_of_observations(tmp_path: Path, make: Make) -> None:
+    results = []
+    for name, stop in (("whole", 0), ("parts", 2)):
+        env = make("tag_gridworld-v0", 4, autoreset_mode="SAME_STEP", obs_dtype=torch.bfloat16)
+        options = {"folder": tmp_path / name, "progress": False, "after_iteration": stop_after(stop)}
+        results.append(train(env, PPO(**STATEFUL), total_steps=1_500, **options))
+    assert_same_policies(results[0], resume(tmp_path / "parts", progress=False))
+
+
 def test_a_run_can_be_prolonged(tmp_path: Path, make: Make) -> None:
     env = make("tag_gridworld-v0", 4, autoreset_mode="SAME_STEP", device="cpu", num_taggers=2)
     first = train(env, PPO(rollout_steps=8, **SMALL), total_steps=200, folder=tmp_path, progress=False)

@@ -349,6 +349,7 @@ def resume(
         checkpoint.num_envs,
         device or checkpoint.device,
         autoreset_mode=autoreset_mode_for(central),
+        obs_dtype=next(iter(checkpoint.rollout["observation"].values())).dtype,
         **checkpoint.env_params,
     )
     learners = checkpoint.restore_learners(env)
