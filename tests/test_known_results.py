@@ -39,7 +39,7 @@ def test_ppo_reaches_the_known_score(
     seed: int,
 ) -> None:
     env = make(env_id, copies, seed=seed, autoreset_mode="SAME_STEP")
-    algorithm = PPO(learning_rate=1e-3, **hyperparameters)
+    algorithm = PPO(learning_rate="0:1e-3,1:0", **hyperparameters)
     result = train(env, algorithm, total_steps=total_steps, seed=seed, progress=False)
     episodes = make(env_id, 256, seed=100 + seed, autoreset_mode="DISABLED")
     reached = evaluate(episodes, result.policies, seed=seed)["agent"].episode_return
