@@ -47,6 +47,14 @@ def _on_a_wall(draw: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(draw[..., 0]), draw[..., 1] * LENGTH], dim=-1)
 
 
+def _half_of_them_far_away(draw: Tensor) -> Tensor:
+    return torch.where(draw[..., :1] < 0.5, draw, 1e20 * draw)
+
+
+def _hardly_apart(draw: Tensor) -> Tensor:
+    return 1e-40 * draw
+
+
 def _some_nowhere(draw: Tensor) -> Tensor:
     positions = draw * LENGTH
     positions[:, ::7, 0] = torch.nan
@@ -65,7 +73,19 @@ LAYOUTS: list[Callable[[Tensor], Tensor]] = [
     _on_a_wall,
 ]
 # Runners and neighbours: found alone, among candidates, in cells; in lists that stay in registers and longer ones.
-SIZES = [(20, 5), (34, 1), (40, 31), (110, 10), (189, 3), (190, 14), (500, 2), (1000, 10), (1500, 30), (7000, 10)]
+SIZES = [
+    (20, 5),
+    (34, 1),
+    (40, 31),
+    (110, 10),
+    (189, 3),
+    (190, 14),
+    (500, 2),
+    (1000, 10),
+    (1500, 30),
+    (3491, 10),
+    (7000, 10),
+]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -103,7 +123,7 @@ def test_a_step_observes_the_nearest(layout: Callable[[Tensor], Tensor], device:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("layout", [*LAYOUTS, _some_nowhere])
+@pytest.mark.parametrize("layout", [*LAYOUTS, _some_nowhere, _half_of_them_far_away, _hardly_apart])
 @pytest.mark.parametrize(("runners", "neighbors"), SIZES)
 def test_devices_find_the_same(layout: Callable[[Tensor], Tensor], runners: int, neighbors: int) -> None:
     """Observations and tags of a step from the same positions, of all agents and of those that are left."""

@@ -141,17 +141,17 @@ class Flexible(Sample):
     id = "flexible-v0"
     truncate_after = "max_cycles"
 
-    neighbors: int | None = param(None, "cats that a cat sees", low=1, high=9, static=True)
+    others: int | None = param(None, "cats that a cat sees", low=1, high=9, static=True)
     colourful: bool = param(True, "whether pictures have colours", dynamics=False)
     max_cycles: int = param(25, "longest episode", low=1)
 
 
 def test_a_parameter_may_be_none() -> None:
-    neighbors = next(parameter for parameter in Flexible.parameters() if parameter.name == "neighbors")
-    assert neighbors.optional and neighbors.kind is int and neighbors.valid == "a whole number from 1 to 9 or None"
-    assert Flexible().neighbors is None and Flexible.make(neighbors=np.int64(3)).neighbors == 3
-    with pytest.raises(ParameterError, match="neighbors must be a whole number from 1 to 9 or None, but 0 was given"):
-        Flexible.make(neighbors=0)
+    others = next(parameter for parameter in Flexible.parameters() if parameter.name == "others")
+    assert others.optional and others.kind is int and others.valid == "a whole number from 1 to 9 or None"
+    assert Flexible().others is None and Flexible.make(others=np.int64(3)).others == 3
+    with pytest.raises(ParameterError, match="others must be a whole number from 1 to 9 or None, but 0 was given"):
+        Flexible.make(others=0)
 
 
 def test_the_dynamics_see_none_as_zero_and_nothing_of_what_only_python_uses() -> None:
@@ -181,9 +181,9 @@ def test_only_the_longest_episode_may_be_called_as_the_constructors_call_it() ->
 def test_a_parameter_that_may_be_none_must_leave_zero_free(options: dict[str, Any]) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Ambiguous(Sample):
-        neighbors: int | None = param(None, "cats that a cat sees", **options)
+        others: int | None = param(None, "cats that a cat sees", **options)
 
-    with pytest.raises(DeclarationError, match="neighbors may be None, so it must be static and have low=1 or more"):
+    with pytest.raises(DeclarationError, match="others may be None, so it must be static and have low=1 or more"):
         Ambiguous.parameters()
 
 

@@ -139,6 +139,11 @@ class Candidates {
   METHOD Nearest<K> nearest(float at_x, float at_y, int self, float limit, float bound) const {
     unsigned marks[words];
     const float keep_below = bound + slack(at_x, at_y);
+    Nearest<K> found;
+    if (!(keep_below <= 3e38f)) {  // squares overflow
+      insert<K>(at_x, at_y, self, limit, found);
+      return found;
+    }
 #pragma unroll
     for (int w = 0; w < words; ++w) marks[w] = 0;
 #pragma unroll 1
@@ -148,7 +153,6 @@ class Candidates {
       for (int w = 0; w + 1 < words; ++w) marks[w] = marks[w + 1];
       marks[words - 1] = self >> 5 == first / 32 ? word & ~(0x80000000u >> (self & 31)) : word;
     }
-    Nearest<K> found;
     if (!choose<K>(at_x, at_y, limit, marks, found)) insert<K>(at_x, at_y, self, limit, found);
     return found;
   }
@@ -165,7 +169,7 @@ class Candidates {
     return K <= 4 ? 8 : K <= 14 ? 24 : 40;
   }
 
-  // Stand-ins are rounded a few times, at the size of `span` times `extent`.
+  // Stand-ins are rounded a few times, at the size of `span` times the distance from the origin.
   METHOD float slack(float at_x, float at_y) const {
     const float span = fabsf(at_x - center_x) + fabsf(at_y - center_y) + reach;
     return 4e-6f * span * (fabsf(center_x) + fabsf(center_y) + span) + 1e-37f;

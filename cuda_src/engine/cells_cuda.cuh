@@ -28,15 +28,16 @@ struct Cells {
   float per_width, per_height;
 
   static constexpr int bystander = 1 << 30;
+  static constexpr float tiny = 1e-30f;  // a distance whose square is zero
 
   METHOD int agent_at(int at) const { return agent[at] & (bystander - 1); }
 
-  // Of a cell; zero if all agents stand at one point.
-  METHOD float width() const { return Math::max(1.0f / per_width, 0.5f / per_height); }
+  // Of a cell.
+  METHOD float width() const { return Math::max(Math::max(1.0f / per_width, 0.5f / per_height), tiny); }
 
   // No two agents are farther apart than this.
   METHOD float extent() const {
-    return 1.001f * (static_cast<float>(columns) / per_width + static_cast<float>(rows) / per_height);
+    return Math::max(1.001f * (static_cast<float>(columns) / per_width + static_cast<float>(rows) / per_height), tiny);
   }
 
   // These do not decrease as the position increases.

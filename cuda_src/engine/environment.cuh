@@ -238,7 +238,7 @@ class Environment : public Declared, public Math, public Searcher {
   template <class Write>
   METHOD void each_staged_observation(Range range, Write& write) {
     if (!active_) return;  // the whole block
-    if constexpr (Geometry::warp_stage_floats == 0)
+    if constexpr (!Geometry::rows_staged)
       write_rows_in_place(range, write);
     else if constexpr (Geometry::row_lanes == 32)
       write_rows_one_by_one(range, write);

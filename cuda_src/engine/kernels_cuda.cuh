@@ -42,10 +42,10 @@ class DeviceCopy : public Episode<Rules> {
       write_observations(same_step && finished_ && !restarted);
       if (restarted) break;
       leave();
+      store_outcome();
       if (!same_step || !finished_) break;
       restart();
     }
-    store_outcome();
     if (!is_leader()) return;
     arguments_->truncated[copy_] = truncated_;
     arguments_->done[copy_] = done_;

@@ -262,7 +262,7 @@ class DeviceCopy : public Episode<Rules> {
   template <class T>
   METHOD void convert_actions(int g, const T* all) {
     for_some_actions(g, all, [&](int* to, const T* from) {
-      const int at = static_cast<int>(from - all) % action_width(g);
+      const int at = static_cast<int>((from - all) % action_width(g));
       *to = within_space(g, at, *from);
     });
   }

@@ -144,3 +144,11 @@ METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search)
 }
 
 #endif
+
+// Everyone looks at each, when asked.
+template <int K, class Agents, class Eligible>
+struct SearchAlone {
+  Search<K, Agents, Eligible> search;
+
+  METHOD Nearest<K> of(int i) const { return find_nearest(i, search); }
+};

@@ -3,13 +3,6 @@
 
 #include "nearest.cuh"
 
-template <int K, class Agents, class Eligible>
-struct SearchAlone {
-  Search<K, Agents, Eligible> search;
-
-  METHOD Nearest<K> of(int i) const { return find_nearest(i, search); }
-};
-
 class Searcher : public Team {
  protected:
   template <bool listed, int K, class Agents, class Eligible, class Asks>

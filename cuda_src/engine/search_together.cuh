@@ -13,20 +13,11 @@
 #include "staged_rows_cuda.cuh"
 #include "team_cuda.cuh"
 
-constexpr int few = 24;           // agents, of whom it is faster to look at each than to bring them together
-constexpr int longest_list = 30;  // longer ones do not stay in registers
+constexpr int few = 24;  // agents, of whom it is faster to look at each than to bring them together
 
 constexpr float first_distance = 1.9f;  // in which to look for candidates, in widths of a cell
 
 using NeighborIndex = std::conditional_t<(Geometry::num_agents < 0xffff), std::uint16_t, std::uint32_t>;
-
-// Everyone looks at each.
-template <int K, class Agents, class Eligible>
-struct SearchAlone {
-  Search<K, Agents, Eligible> search;
-
-  METHOD Nearest<K> of(int i) const { return find_nearest(i, search); }
-};
 
 // Everyone looks at those who have been brought together.
 template <int K, class Agents, class Eligible>
@@ -78,7 +69,7 @@ class Searcher : public Team {
     static_assert(K <= Geometry::neighbors, "neighbors() of the declaration must return the largest K of nearest<K>");
     constexpr int most = MostOf<Agents>::value < Geometry::num_agents ? MostOf<Agents>::value : Geometry::num_agents;
     auto* lists = reinterpret_cast<std::uint32_t*>(search_memory_ + Geometry::lists_at);
-    if constexpr (Geometry::candidates == 0 || K > longest_list || (most <= few && !listed)) {
+    if constexpr (Geometry::candidates == 0 || K > Geometry::longest_list || (most <= few && !listed)) {
       return SearchAlone<K, Agents, Eligible>{search};
     } else if constexpr (most <= Geometry::candidates) {
       Candidates<Geometry::candidates> candidates(search_memory_);
@@ -177,7 +168,8 @@ class Searcher : public Team {
       const Box box = box_of_warp(at_x, at_y);
       candidates.center_x = cells.x[first];
       candidates.center_y = cells.y[first];
-      float distance = Math::min(first_distance * cells.width(), within), bound = 3e38f;
+      const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
+      float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within), bound = 3e38f;
       int number, self;
 #pragma unroll 1
       for (bool is_first = true;; is_first = false) {

@@ -33,7 +33,7 @@ class Team {
   template <class Predicate>
   METHOD int count(Range range, Predicate predicate) {
     const int mine = tally(range, predicate);
-    if constexpr (lane_for_each_) return __syncthreads_count(mine > 0);
+    if constexpr (lane_for_each_ && Geometry::blocks == 1) return __syncthreads_count(mine > 0);
     const int warp_total = __reduce_add_sync(~0u, mine);
     int* totals = reinterpret_cast<int*>(scratch_);
     if (lane_ % 32 == 0) totals[lane_ / 32] = warp_total;

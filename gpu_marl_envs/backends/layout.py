@@ -12,11 +12,12 @@ MOST_SEQUENTIAL_AGENTS = 8  # beyond it a lane plays one agent, not a whole copy
 MOST_SEQUENTIAL_BYTES = 24 * 1024  # of shared memory that the 32 copies of a warp may take then
 MANY_COPIES = 16 * 1024  # from here on they suffice to keep a large GPU busy with a lane for each
 MOST_PACKED_AGENTS = 32  # beyond it a copy has a block of its own
-LONGEST_COLLECTED_ROW = 128  # floats; longer observations are written by several lanes together
+LONGEST_COLLECTED_ROW = 128  # floats; longer observations are written by a warp, or by a copy's lanes, together
 LINE_FLOATS = 32  # of 128 bytes
 LONGEST_STAGED_ROW = 2048  # floats; even longer ones are written where they belong
 MOST_CANDIDATES = 192  # agents that are searched for neighbours without sorting them into cells
 CANDIDATE_BYTES = 16
+LONGEST_LIST = 30  # nearest agents that are sorted in registers
 MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
 MOST_WARPS = 12  # of a block that plays a copy alone
 MOST_BLOCKS = 8  # that play a copy together
@@ -26,17 +27,18 @@ MOST_RESIDENT_BLOCKS = 32  # of a multiprocessor
 RESIDENT_WARPS = 48  # of a multiprocessor, with 40 registers for each lane
 RESIDENT_SMALL_WARPS = 32  # where a warp plays several copies; with 64 registers
 RESIDENT_SEARCHING_WARPS = 24  # where agents look for neighbours, which takes 80
-TARGET_SHARED_BYTES = 48 * 1024  # of a block: four blocks then fit on a multiprocessor of 227 KiB and more
+TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: four fit on a multiprocessor then
 
 
 @dataclass(frozen=True)
 class SearchMemory:
-    """Memory of a unit for searches of nearest agents; see cuda_src/engine/search_cuda.cuh.
+    """Memory of a unit for searches of nearest agents; see cuda_src/engine/search_together.cuh.
 
     Attributes:
         candidates: most agents that are brought together in shared memory; 0 if everyone looks at each instead.
         most_cells: most cells into which agents are sorted, where there are more of them than that.
         agents_per_cell: how many agents a cell is to hold.
+        longest_list: most agents of such a list; who looks for more looks at each.
         lists_at: byte offset of the lists of whom each has found.
         size: bytes.
     """
@@ -44,6 +46,7 @@ class SearchMemory:
     candidates: int = 0
     most_cells: int = 0
     agents_per_cell: float = 1.0
+    longest_list: int = 0
     lists_at: int = 0
     size: int = 0
 
@@ -64,7 +67,8 @@ class Layout:
         blocks: blocks that play one copy together, a cluster.
         warps: most warps of one block.
         staged: whether the state lives in shared memory during a launch, or is worked on in place.
-        row_lanes: lanes that write one observation together; 1 collects observations in shared memory first.
+        row_lanes: lanes that write one observation together.
+        rows_staged: whether a copy of its own block writes its observations in shared memory first.
         search: memory in which agents look for neighbours together.
         stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
         warp_stage_floats: the part of it that each warp has for itself, if not packed.
@@ -79,6 +83,7 @@ class Layout:
     warps: int = 1
     staged: bool = False
     row_lanes: int = 1
+    rows_staged: bool = False
     search: SearchMemory = field(default_factory=SearchMemory)
     stage_floats: int = 0
     warp_stage_floats: int = 0
@@ -202,9 +207,11 @@ def _one_per_team(
     else:
         row_lanes = 4 if search.most_cells else 2 if search.candidates else 1
     # Rows are shifted, group by group, to lie as far off a line as in device memory.
-    if row_lanes == WARP:
-        row_floats = -(-longest_row * entry_bytes // 4)
-        stage_floats = 2 * _align(row_floats + LINE_FLOATS, LINE_FLOATS) if longest_row <= LONGEST_STAGED_ROW else 0
+    rows_staged = longest_row <= LONGEST_STAGED_ROW
+    if not rows_staged:
+        stage_floats = 0
+    elif row_lanes == WARP:
+        stage_floats = 2 * _align(-(-longest_row * entry_bytes // 4) + LINE_FLOATS, LINE_FLOATS)
     else:
         stage_floats = _align(WARP // row_lanes * longest_row * entry_bytes // 4, LINE_FLOATS)
         stage_floats += 2 * LINE_FLOATS * len(environment.agent_groups)
@@ -230,6 +237,7 @@ def _one_per_team(
         warps=warps,
         staged=staged,
         row_lanes=row_lanes,
+        rows_staged=rows_staged,
         search=search,
         stage_floats=warps * stage_floats,
         warp_stage_floats=stage_floats,
@@ -242,20 +250,22 @@ def _search_memory(environment: Environment) -> SearchMemory:
         return SearchMemory()
     candidates = min(_align(agents, 8), MOST_CANDIDATES)
     gathered_bytes = CANDIDATE_BYTES * candidates + 4 * agents + 64
-    lists_bytes = (2 * _align(neighbors + 1, 2) if agents < 0xFFFF else 4 * (neighbors + 1)) * agents
-    if agents <= MOST_CANDIDATES:
-        lists_at = _align(gathered_bytes, 16)
-        return SearchMemory(candidates=candidates, lists_at=lists_at, size=_align(lists_at + lists_bytes, 16))
-    # A circle of two cell widths then holds about twice as many agents as are looked for.
-    agents_per_cell = max(neighbors, 3) / 2.5
-    most_cells = math.ceil(agents / agents_per_cell) + 1
-    lists_at = _align(4 * (8 + most_cells + 4) + 12 * agents, 16)
+    entries = min(neighbors, LONGEST_LIST) + 1
+    lists_bytes = (2 * _align(entries, 2) if agents < 0xFFFF else 4 * entries) * agents
+    most_cells, agents_per_cell, cells_bytes = 0, 1.0, 0
+    if agents > MOST_CANDIDATES:
+        # A circle of two cell widths then holds more than twice as many agents as are looked for.
+        agents_per_cell = max(neighbors, 3) / 2.5
+        most_cells = math.ceil(agents / agents_per_cell) + 1
+        cells_bytes = 4 * (8 + most_cells + 4) + 12 * agents
+    lists_at = _align(max(gathered_bytes, cells_bytes), 16)
     return SearchMemory(
         candidates=candidates,
         most_cells=most_cells,
         agents_per_cell=agents_per_cell,
+        longest_list=LONGEST_LIST,
         lists_at=lists_at,
-        size=_align(max(lists_at + lists_bytes, gathered_bytes), 16),
+        size=_align(lists_at + lists_bytes, 16),
     )
 
 

@@ -16,7 +16,9 @@ _ENGINE = frozenset(
     floor round to_int wrap sin cos exp log tanh atan2 pi infinity bind visit_state group_of group_range
     observation_size observation_row observation_offset action_width action_count action_size action_slab action_index
     within_space episode seed is_over leave account forget_sums load_counters store_counters only_if any_active
-    is_leader synchronize join each_staged_observation prepare neighbors gather load arguments visit
+    is_leader synchronize join each_staged_observation prepare neighbors gather load add_up tally those plays found_by
+    staged_row is_candidate is_somewhere write_list box_of_warp max_of_warp sum_tree sum_parts least_of_warp
+    search_in_cells sort_into_cells arguments visit
     """.split()
 )
 _CPP = frozenset(

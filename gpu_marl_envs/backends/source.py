@@ -166,6 +166,7 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "candidates": layout.search.candidates,
         "most_cells": layout.search.most_cells,
         "agents_per_cell": layout.search.agents_per_cell,
+        "longest_list": layout.search.longest_list,
         "lists_at": layout.search.lists_at,
         **{f"{name}_at": offset for name, offset in layout.offsets.items()},
     }
@@ -173,6 +174,7 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "packed": layout.packed,
         "in_warps": layout.in_warps,
         "staged": layout.staged,
+        "rows_staged": layout.rows_staged,
         "actions_staged": layout.in_warps and layout.staged,
     }
     lines = [

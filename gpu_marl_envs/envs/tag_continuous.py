@@ -107,7 +107,7 @@ class TagContinuous(Environment):
         )
 
     def neighbors(self) -> int:
-        """Whom a partial observation shows."""
+        """As many as a partial observation shows."""
         return self.num_other_agents_observed
 
     def groups(self) -> tuple[Group, ...]:

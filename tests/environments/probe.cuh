@@ -74,8 +74,10 @@ struct Probe : Environment {
   }
 
   METHOD void observe() {
-    each_observation(few, [&](int i, auto row) {
-      for (int k = 0; k < 4; ++k) row[k] = results[10 * i + k];
+    const auto near_many = nearest<1>(many, x, y, [&](int j) { return alive[j]; });
+    each_observation(few, near_many, [&](int i, auto row, auto near) {
+      for (int k = 0; k < 3; ++k) row[k] = results[10 * i + k];
+      row[3] = near.found > 0 ? float(near[0]) : -1.0f;
       row[4] = float(time);
     });
     const auto all_near = nearest<neighbors_observed>(agents, x, y, [&](int j) { return alive[j]; });
