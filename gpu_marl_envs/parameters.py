@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -31,8 +32,9 @@ def param(
     """Declares a parameter: a field of an environment's declaration, or a hyperparameter of an algorithm.
 
     Args:
-        default: the default value; its annotation is ``int``, ``float``, ``bool`` or ``Literal[...]``, or for one that
-            is static and at least 1 ``int | None``: the dynamics see None as 0.
+        default: the default value; its annotation is ``int``, ``float``, ``bool`` or ``Literal[...]``, for one that is
+            static and at least 1 ``int | None`` (the dynamics see None as 0), or one of the owner's
+            :attr:`Parametrised.rich_types` (or a union with one).
         doc: one line for the documentation and the command line.
         low: the smallest valid value (inclusive); none means unbounded.
         high: the largest valid value (inclusive); none means unbounded.
@@ -50,7 +52,7 @@ class Parameter:
     """A declared parameter, as the rest of the package sees it."""
 
     name: str
-    kind: type  # int, float, bool or str (one of `choices`)
+    kind: Any  # int, float, bool, str (one of `choices`), or a rich type
     default: Any
     doc: str
     low: float | None
@@ -60,6 +62,11 @@ class Parameter:
     dynamics: bool
     choices: tuple[str, ...] = ()
     optional: bool = False
+
+    @property
+    def rich(self) -> bool:
+        """Whether its values are more than a number or a word, see :attr:`Parametrised.rich_types`."""
+        return self.kind not in (int, float, bool, str)
 
     @property
     def valid(self) -> str:
@@ -72,7 +79,7 @@ class Parameter:
             return "True or False"
         if self.choices:
             return "one of " + ", ".join(map(repr, self.choices))
-        kind = "a whole number" if self.kind is int else "a number"
+        kind = self.kind.VALID if self.rich else "a whole number" if self.kind is int else "a number"
         if self.low is not None and self.high is not None:
             return f"{kind} from {self.low:g} to {self.high:g}"
         if self.low is not None:
@@ -87,6 +94,8 @@ class Parameter:
         Raises:
             ParameterError: the value has the wrong type or lies outside the valid range.
         """
+        if self.rich:
+            return self._coerce_rich(value, owner)
         if value is None and self.optional:
             return None
         if self.kind is bool:
@@ -102,14 +111,58 @@ class Parameter:
             raise ParameterError(f"{owner}: {self.name} must be {self.valid}, but {value!r} was given.")
         return self.kind(value)
 
+    def _coerce_rich(self, value: Any, owner: str) -> Any:
+        try:
+            read = self.kind.read(value)
+            low, high = read.extremes()
+            ok = (self.low is None or low >= self.low) and (self.high is None or high <= self.high)
+        except ValueError:
+            ok = False
+        if not ok:
+            raise ParameterError(f"{owner}: {self.name} must be {self.valid}, but {value!r} was given.")
+        return read
+
+    def read(self, value: Any, owner: str) -> Any:
+        """Like :meth:`coerce`, for values that may be text, as in files and on command lines.
+
+        Raises:
+            ParameterError: the value has the wrong type or lies outside the valid range.
+        """
+        if self.optional and isinstance(value, str) and value.lower() == "none":
+            return None
+        if isinstance(value, str) and not self.rich and not self.choices:
+            value = BOOLEANS.get(value.lower(), value) if self.kind is bool else _number(value, self.kind)
+        elif self.kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        return self.coerce(value, owner)
+
+
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _number(text: str, kind: type) -> Any:
+    """The number that is written there, 1e6 being a whole one; the text if it is none."""
+    try:
+        number = float(text)
+        return int(number) if kind is int and number.is_integer() else number
+    except (ValueError, OverflowError):
+        return text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parametrised:
     """Base of frozen dataclasses whose fields are parameters.
 
+    Class attributes that a subclass may set:
+        rich_types: further types that its parameters may have. Such a type has a class method ``read(value)`` that
+            raises ValueError for what is none of its values, ``plain()``, which ``read`` reads and a file can hold,
+            ``extremes()``, the smallest and the largest number in it, and ``VALID``, what values are valid in words.
+
     Raises:
         ParameterError: a parameter has the wrong type or lies outside its valid range.
     """
+
+    rich_types: ClassVar[tuple[type, ...]] = ()
 
     def __post_init__(self) -> None:
         for parameter in self.parameters():
@@ -140,18 +193,34 @@ class Parametrised:
                 raise ParameterError(f"{cls.label()} has no parameter {name!r}; {nearest(name, known)}")
         return cls(**params)
 
+    @classmethod
+    def read(cls, params: Mapping[str, Any]) -> Self:
+        """Like :meth:`make`, for values that may be text, as in files and on command lines.
+
+        Raises:
+            ParameterError: a parameter is unknown, of the wrong type or out of range.
+        """
+        known = {parameter.name: parameter for parameter in cls.parameters()}
+        readable = {
+            name: known[name].read(value, cls.label()) if name in known else value for name, value in params.items()
+        }
+        return cls.make(**readable)
+
     def params(self) -> dict[str, Any]:
-        """Parameter values by name."""
-        return {parameter.name: getattr(self, parameter.name) for parameter in self.parameters()}
+        """Parameter values by name, as numbers, words and truth values."""
+        values = {parameter.name: getattr(self, parameter.name) for parameter in self.parameters()}
+        return {name: value.plain() if hasattr(value, "plain") else value for name, value in values.items()}
 
 
 def _parameter(cls: type[Parametrised], field: dataclasses.Field[Any], hint: Any) -> Parameter:
     if not field.metadata:
         raise DeclarationError(f"{cls.label()}: declare {field.name} with param(default, doc, …).")
     choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    optional = isinstance(hint, types.UnionType) and set(typing.get_args(hint)) == {int, types.NoneType}
-    kind = str if choices else int if optional else hint
-    if kind not in (int, float, bool, str) or (kind is str and not choices):
+    members = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    optional = set(members) == {int, NoneType}
+    rich = next((member for member in members if member in cls.rich_types), None)
+    kind = str if choices else int if optional else rich or hint
+    if not (choices or rich or kind in (int, float, bool)):
         raise DeclarationError(
             f"{cls.label()}: {field.name} must be annotated int, int | None, float, bool or Literal[...]."
         )

@@ -14,7 +14,7 @@ from gpu_marl_envs.spec import ActionSpace, Environment, Field, Group, param
 
 MOVES = 5  # nothing, left, right, down, up
 SHOWN = 0.9  # of the picture's half side, up to the body that lies farthest out
-
+SMALLEST = 0.1  # half side of a picture
 
 Shade = tuple[float, float, float]  # red, green and blue as in the original, mostly up to 1
 Look = tuple[float, Shade]  # radius and colour
@@ -136,7 +136,7 @@ class Particles(Environment):
     def draw(self, canvas: Canvas, state: dict[str, np.ndarray]) -> None:
         """Discs on white, zoomed out until the farthest is in sight, and what agents say below."""
         discs = self.discs(state)
-        reach = max(max(abs(disc.x), abs(disc.y)) for disc in discs) / SHOWN
+        reach = max(SMALLEST, *(max(abs(disc.x), abs(disc.y)) / SHOWN for disc in discs))
         canvas.view(-reach, -reach, reach, reach)
         scale = 1.0 if self.dynamic_rescaling else reach * SHOWN
         for disc in discs:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from environments.lessons import Lessons
 from environments.probe import Probe
 from hypothesis import HealthCheck, settings
 
@@ -54,6 +55,14 @@ def probe() -> Iterator[type[Environment]]:
     registry._registered[Probe.id] = Probe
     yield Probe
     del registry._registered[Probe.id]
+
+
+@pytest.fixture
+def lessons() -> Iterator[type[Environment]]:
+    """Games with known optima, known to the registry during a test."""
+    registry._registered[Lessons.id] = Lessons
+    yield Lessons
+    del registry._registered[Lessons.id]
 
 
 @pytest.fixture

@@ -43,8 +43,10 @@ struct SimpleSpread : Particles {
           [&](int slot, int, Vector offset) { write(row, 4 + 2 * slot, offset); });
       each_seen(
           row, N - 1, num_agent_neighbors, [&](int k) { return position(other(i, k)) - position(i); },
-          [&](int slot, int, Vector offset) { write(row, 4 + 2 * (landmarks + slot), offset); });
-      row.each(2 * others, [&](int k) { row[4 + 2 * (landmarks + others) + k] = 0.0f; });  // nobody speaks
+          [&](int slot, int, Vector offset) {
+            write(row, 4 + 2 * (landmarks + slot), offset);
+            write(row, 4 + 2 * (landmarks + others + slot), {0.0f, 0.0f});  // it says nothing
+          });
     });
   }
 };

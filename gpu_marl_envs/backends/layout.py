@@ -141,11 +141,12 @@ def cuda_layout(
         clusters: whether several blocks can work on one copy.
     """
     longest_row = max(group.observation_size for group in environment.agent_groups)
-    if environment.num_agents <= MOST_SEQUENTIAL_AGENTS and num_envs >= MANY_COPIES:
+    agents = environment.num_agents
+    if agents == 1 or (agents <= MOST_SEQUENTIAL_AGENTS and num_envs >= MANY_COPIES):
         layout = _sequential(environment, shared_limit, entry_bytes)
         if layout.shared_bytes <= min(layout.warps * MOST_SEQUENTIAL_BYTES, shared_limit):
             return layout
-    if environment.num_agents <= MOST_PACKED_AGENTS:
+    if 1 < agents <= MOST_PACKED_AGENTS:
         return _packed(environment, longest_row, shared_limit, entry_bytes)
     return _one_per_team(environment, longest_row, shared_limit, entry_bytes, MOST_BLOCKS if clusters else 1)
 

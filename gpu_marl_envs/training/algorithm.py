@@ -8,15 +8,21 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gpu_marl_envs.errors import GpuMarlError
+import torch
+from torch import Tensor, nn
+
+from gpu_marl_envs.errors import GpuMarlError, ParameterError, nearest
 from gpu_marl_envs.parameters import Parametrised
 from gpu_marl_envs.parameters import param as hyperparameter
+from gpu_marl_envs.training.networks import MLP, Activation
+from gpu_marl_envs.training.schedule import Schedule
 
 if TYPE_CHECKING:
-    from gpu_marl_envs.batched import BatchedEnv
-    from gpu_marl_envs.training.session import Session
+    from gpu_marl_envs.training.learner import Learner
+    from gpu_marl_envs.training.policies import ActorCritic
+    from gpu_marl_envs.training.samples import Samples
 
-__all__ = ["Algorithm", "TrainingError", "algorithms", "hyperparameter"]
+__all__ = ["Algorithm", "TrainingError", "algorithm_named", "algorithms", "gradient_step", "hyperparameter"]
 
 
 class TrainingError(GpuMarlError, ArithmeticError):
@@ -25,7 +31,10 @@ class TrainingError(GpuMarlError, ArithmeticError):
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(Parametrised, ABC):
-    """Base of the algorithms; see ``ppo.py``. The dataclass fields are the hyperparameters.
+    """Base of the algorithms, which learn by advantage actor-critic; see ``a2c.py`` and ``ppo.py``.
+
+    The dataclass fields are the hyperparameters. Those that are scheduled take a number or a :class:`Schedule` over the
+    run, in any form that :meth:`Schedule.read` reads.
 
     Class attributes that an algorithm sets:
         name: what ``gpu-marl train --algo`` calls it.
@@ -35,20 +44,74 @@ class Algorithm(Parametrised, ABC):
     """
 
     name: ClassVar[str]
+    rich_types: ClassVar[tuple[type, ...]] = (Schedule,)
+
+    rollout_steps: int = hyperparameter(32, "steps of every copy between two updates (T)", low=1)
+    learning_rate: Schedule | float | str = hyperparameter("0:3e-4,1:0", "step size of the optimizer; scheduled", low=0)
+    discount: float = hyperparameter(0.99, "weight of a reward one step later (γ)", low=0, high=1)
+    gae_lambda: float = hyperparameter(
+        0.95, "bias against variance of the advantages (λ); 1 is unbiased", low=0, high=1
+    )
+    value_coefficient: float = hyperparameter(0.5, "weight of the value loss", low=0)
+    entropy_coefficient: Schedule | float | str = hyperparameter(0.01, "weight of the entropy bonus; scheduled", low=0)
+    max_gradient_norm: float = hyperparameter(0.5, "longest gradient; longer ones are scaled down", low=0)
+    normalize_advantages: bool = hyperparameter(True, "shift and scale the advantages of a rollout to unit size")
+    normalize_observations: bool = hyperparameter(False, "shift and scale observations by running statistics")
+    normalize_returns: bool = hyperparameter(False, "let the critic learn returns scaled by running statistics")
+    hidden_size: int = hyperparameter(64, "units of each hidden layer of actor and critic", low=1)
+    hidden_layers: int = hyperparameter(2, "hidden layers of actor and critic", low=0)
+    activation: Activation = hyperparameter("tanh", "nonlinearity after each hidden layer")
+    shared_trunk: bool = hyperparameter(False, "let actor and critic share their hidden layers")
+    orthogonal: bool = hyperparameter(True, "start with orthogonal weights, rather than torch's default")
+    central_critic: bool = hyperparameter(False, "let the critic see the environment's state (MAPPO)")
+    bfloat16: bool = hyperparameter(False, "compute networks in bfloat16 where that is safe")
+    compile_loss: bool = hyperparameter(False, "compile the loss with torch.compile")
 
     @abstractmethod
-    def learn(self, env: BatchedEnv, session: Session) -> None:
-        """Trains until ``session`` says that it is over.
+    def update(
+        self, learner: Learner, samples: Samples, fraction: float, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Improves a policy.
 
         Args:
-            env: resets finished copies in the same step.
-            session: keeps the count of steps, the metrics and the checkpoints.
+            learner: the policy and its optimizer.
+            samples: what its agents did in the last rollout.
+            fraction: how much of the run is done, from 0 to 1, for schedules.
+            generator: random numbers on the device.
+
+        Returns:
+            Scalars to report, which must be finite, such as losses.
         """
+
+    @abstractmethod
+    def optimizer(self, policy: ActorCritic) -> torch.optim.Optimizer:
+        """The optimizer of a policy's weights."""
+
+    @abstractmethod
+    def loss(self, policy: ActorCritic, samples: Samples, *coefficients: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is minimised, and its terms; the coefficients are those that :meth:`update` schedules."""
+
+    def network(self) -> MLP:
+        """What makes the networks, where they are not the user's own."""
+        return MLP(self.hidden_size, self.hidden_layers, self.activation, self.shared_trunk, self.orthogonal)
+
+    def at(self, hyperparameter_name: str, fraction: float) -> float:
+        """The value of a scheduled hyperparameter when ``fraction`` of the run is done."""
+        return Schedule.read(getattr(self, hyperparameter_name)).at(fraction)
 
     @classmethod
     def label(cls) -> str:
         """The name."""
         return cls.name
+
+
+def gradient_step(learner: Learner, loss: Tensor) -> Tensor:
+    """One step of the optimizer down the gradient of ``loss``, clipped; returns the gradient's norm before."""
+    learner.optimizer.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(learner.policy.parameters(), learner.algorithm.max_gradient_norm)
+    learner.optimizer.step()
+    return norm
 
 
 def algorithms() -> dict[str, type[Algorithm]]:
@@ -63,3 +126,15 @@ def algorithms() -> dict[str, type[Algorithm]]:
                 if "name" in vars(value):
                     found[value.name] = value
     return dict(sorted(found.items()))
+
+
+def algorithm_named(name: str) -> type[Algorithm]:
+    """The algorithm of that name.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    known = algorithms()
+    if name not in known:
+        raise ParameterError(f"There is no algorithm {name!r}; {nearest(name, known)}")
+    return known[name]

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from gymnasium.vector import AutoresetMode
@@ -14,23 +15,48 @@ from torch import Tensor
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.errors import ParameterError
 from gpu_marl_envs.training.policies import Policy, RandomPolicy
+from gpu_marl_envs.training.rollout import action_masks
+
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over independent episodes and its standard error."""
+    """A mean over independent episodes and how sure it is.
+
+    Attributes:
+        mean: of the samples.
+        standard_error: of the mean.
+        half_width: the true mean lies this close to ``mean`` with a confidence of 95 % (Student's t, which takes the
+            sum of the samples for normally distributed); NaN for fewer than four samples.
+    """
 
     mean: float
     standard_error: float
+    half_width: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.standard_error:.2f}"
+        return f"{self.mean:.2f} ± {self.half_width:.2f}"
 
     @classmethod
     def of(cls, samples: Tensor) -> Estimate:
         """Of one number per episode ``[E]``; the error of a single episode is not known (NaN)."""
-        error = samples.double().std() / math.sqrt(len(samples)) if len(samples) > 1 else math.nan
-        return cls(float(samples.double().mean()), float(error))
+        count = len(samples)
+        error = float(samples.double().std() / math.sqrt(count)) if count > 1 else math.nan
+        return cls(float(samples.double().mean()), error, error * _t_quantile(count - 1))
+
+
+def _t_quantile(degrees: int) -> float:
+    """How many standard errors the interval reaches to either side: Fisher's expansion of Student's t around z."""
+    if degrees < 3:
+        return math.nan
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))
 
 
 @dataclass(frozen=True)
@@ -72,9 +98,7 @@ def evaluate(
     generator = torch.Generator(env.device).manual_seed(seed)
     observation = env.reset(seed=seed)
     for _ in range(env.declaration.max_steps):
-        actions = {
-            name: policies[name].act(observation[name], generator, deterministic=deterministic) for name in env.groups
-        }
+        actions = act(env, policies, observation, generator, deterministic=deterministic)
         observation, _, terminated, _, info = env.step(actions)
     return {
         name: GroupScore(
@@ -86,13 +110,34 @@ def evaluate(
     }
 
 
+def act(
+    env: BatchedEnv,
+    policies: Mapping[str, Policy],
+    observation: Mapping[str, Tensor],
+    generator: torch.Generator,
+    *,
+    deterministic: bool = False,
+) -> dict[str, Tensor]:
+    """Actions of all groups, by group, for their observations ``[num_envs, n, ...]``."""
+    masks = action_masks(env)
+    return {
+        name: policies[name].act(
+            observation[name],
+            generator,
+            deterministic=deterministic,
+            mask=masks[name].flatten(2) if name in masks else None,
+        )
+        for name in env.groups
+    }
+
+
 @dataclass(frozen=True)
 class CrossPlay:
-    """Scores of every mix of trained and random groups.
+    """Scores of every mix of players.
 
     Attributes:
         groups: names of the groups.
-        scores: by mix, which is ``"trained"`` or ``"random"`` for each group in order.
+        scores: by mix, which names the player of each group in order.
     """
 
     groups: tuple[str, ...]
@@ -123,13 +168,27 @@ def cross_play(env: BatchedEnv, trained: Mapping[str, Policy], *, seed: int = 0)
         trained: one policy per group.
         seed: as in :func:`evaluate`; all mixes start from the same states.
     """
-    random = {name: RandomPolicy(group.action_space) for name, group in env.groups.items()}
-    kinds = {"trained": trained, "random": random}
+    return tournament(env, {"trained": trained, "random": random_policies(env)}, seed=seed)
+
+
+def tournament(env: BatchedEnv, players: Mapping[str, Mapping[str, Policy]], *, seed: int = 0) -> CrossPlay:
+    """Evaluates every mix of players, over as many episodes each as there are copies.
+
+    Args:
+        env: made with ``autoreset_mode="DISABLED"``.
+        players: by name, one policy per group, as from two checkpoints and :func:`random_policies`.
+        seed: as in :func:`evaluate`; all mixes start from the same states.
+    """
     scores = {}
-    for mix in itertools.product(kinds, repeat=len(env.groups)):
-        policies = {name: kinds[kind][name] for name, kind in zip(env.groups, mix, strict=True)}
+    for mix in itertools.product(players, repeat=len(env.groups)):
+        policies = {group: players[player][group] for group, player in zip(env.groups, mix, strict=True)}
         scores[mix] = evaluate(env, policies, seed=seed)
     return CrossPlay(tuple(env.groups), scores)
+
+
+def random_policies(env: BatchedEnv) -> dict[str, Policy]:
+    """A policy for every group that acts uniformly at random."""
+    return {name: RandomPolicy(group.action_space) for name, group in env.groups.items()}
 
 
 def format_table(rows: list[list[str]]) -> str:

@@ -1,210 +1,230 @@
-"""Policies: actor-critic networks over Discrete, MultiDiscrete and Box actions, and the uniformly random policy."""
+"""Policies: actor-critic networks with all that they need to act alone, and the uniformly random policy."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, Protocol
+from dataclasses import asdict
+from typing import Any, Protocol
 
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 
+from gpu_marl_envs.errors import ParameterError
 from gpu_marl_envs.spec import ActionSpace, Group
-
-# Added to the logits of actions that do not exist: finite, so that 0 * log(0) in the entropy is 0 and not NaN.
-_IMPOSSIBLE = -1e9
-
-Activation = Literal["tanh", "relu"]
-_ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+from gpu_marl_envs.training.distributions import CategoricalActions, GaussianActions, action_distribution
+from gpu_marl_envs.training.networks import (
+    MLP,
+    Interface,
+    NetworkFactory,
+    SeparableNetwork,
+    name_of,
+    network_named,
+)
+from gpu_marl_envs.training.normalization import RunningNormalizer
 
 
 class Policy(Protocol):
     """What evaluation needs of a policy: actions for observations ``[num_envs, n, ...]`` of one group."""
 
-    def act(self, observation: Tensor, generator: torch.Generator, *, deterministic: bool = False) -> Tensor:
-        """Actions that ``BatchedEnv.step`` takes: ``[num_envs, n, *action_shape]``."""
+    def act(
+        self,
+        observation: Tensor,
+        generator: torch.Generator,
+        *,
+        deterministic: bool = False,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Actions that ``BatchedEnv.step`` takes: ``[num_envs, n, *action_shape]``.
+
+        Args:
+            observation: of one group's agents.
+            generator: random numbers on its device.
+            deterministic: the most probable actions instead of drawn ones.
+            mask: bool ``[num_envs, n, num_parameters]``, the allowed choices of discrete actions; none allows all.
+        """
         ...
 
 
-class ActionDistribution(nn.Module, ABC):
-    """A distribution over one agent's actions, whose parameters are the output of an actor network.
-
-    Attributes:
-        num_parameters: length of the last dimension of ``parameters`` in the methods below.
-        action_shape: shape of one agent's action.
-        action_dtype: dtype of sampled actions.
-    """
-
-    num_parameters: int
-    action_shape: tuple[int, ...]
-    action_dtype: torch.dtype
-
-    @abstractmethod
-    def sample(self, parameters: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Sampled actions ``[..., *action_shape]`` and the logarithm of their probability ``[...]``."""
-
-    @abstractmethod
-    def mode(self, parameters: Tensor) -> Tensor:
-        """The most probable actions ``[..., *action_shape]``."""
-
-    @abstractmethod
-    def log_prob_and_entropy(self, parameters: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithm of the probability (density) of ``action``, and the entropy in nats, both ``[...]``."""
-
-    def to_environment(self, action: Tensor) -> Tensor:
-        """What the environment is given for a sampled action."""
-        return action
-
-
-class CategoricalActions(ActionDistribution):
-    """Independent categorical components: one for ``Discrete``, several for ``MultiDiscrete``."""
-
-    padding: Tensor  # [components, choices], 0 for actions that exist
-    last_choice: Tensor  # [components]
-
-    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
-        super().__init__()
-        counts = torch.as_tensor([space.n] if isinstance(space, spaces.Discrete) else space.nvec.tolist())
-        self.components, self.choices = len(counts), int(counts.max())
-        self.num_parameters = self.components * self.choices
-        self.action_shape = tuple(space.shape or ())
-        self.action_dtype = torch.int32
-        padding = torch.where(torch.arange(self.choices) < counts[:, None], 0.0, _IMPOSSIBLE)
-        self.register_buffer("padding", padding, persistent=False)
-        self.register_buffer("last_choice", counts - 1, persistent=False)
-
-    def _log_probs(self, parameters: Tensor) -> Tensor:
-        return (parameters.unflatten(-1, (self.components, self.choices)) + self.padding).log_softmax(-1)
-
-    def sample(self, parameters: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        log_probs = self._log_probs(parameters)
-        # Inverse of the cumulative distribution: one random number per component, a third of the cost of multinomial().
-        cumulative = log_probs.exp().cumsum(-1)
-        draw = torch.rand(*cumulative.shape[:-1], 1, generator=generator, device=cumulative.device)
-        index = (cumulative <= draw * cumulative[..., -1:]).sum(-1).minimum(self.last_choice)
-        log_prob = log_probs.gather(-1, index.unsqueeze(-1)).squeeze(-1).sum(-1)
-        return self._to_shape(index), log_prob
-
-    def mode(self, parameters: Tensor) -> Tensor:
-        return self._to_shape(self._log_probs(parameters).argmax(-1))
-
-    def log_prob_and_entropy(self, parameters: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs = self._log_probs(parameters)
-        index = action.long().reshape(*log_probs.shape[:-1], 1)
-        log_prob = log_probs.gather(-1, index).squeeze(-1).sum(-1)
-        return log_prob, -(log_probs.exp() * log_probs).sum((-1, -2))
-
-    def _to_shape(self, index: Tensor) -> Tensor:
-        return index.reshape((*index.shape[:-1], *self.action_shape)).to(self.action_dtype)
-
-
-class GaussianActions(ActionDistribution):
-    """A diagonal Gaussian with a learned, observation-independent standard deviation, for ``Box``.
-
-    Actions are in units of the space: -1 and 1 are the bounds of a bounded component. What lies outside the bounds is
-    clipped for the environment only, so that the density of what was sampled stays exact.
-    """
-
-    low: Tensor  # [components], like all below
-    high: Tensor
-    centre: Tensor
-    scale: Tensor
-
-    def __init__(self, space: spaces.Box) -> None:
-        super().__init__()
-        self.action_shape = tuple(space.shape)
-        self.action_dtype = torch.float32
-        self.num_parameters = math.prod(self.action_shape)
-        low, high = torch.as_tensor(space.low).flatten(), torch.as_tensor(space.high).flatten()
-        bounded = low.isfinite() & high.isfinite()
-        self.register_buffer("low", low, persistent=False)
-        self.register_buffer("high", high, persistent=False)
-        self.register_buffer("centre", torch.where(bounded, (low + high) / 2, 0.0), persistent=False)
-        self.register_buffer("scale", torch.where(bounded, (high - low) / 2, 1.0), persistent=False)
-        self.log_std = nn.Parameter(torch.zeros(self.num_parameters))
-
-    def sample(self, parameters: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(parameters.shape, generator=generator, device=parameters.device)
-        action = parameters + self.log_std.exp() * noise
-        return self.mode(action), self._log_density(noise)
-
-    def mode(self, parameters: Tensor) -> Tensor:
-        return parameters.reshape(*parameters.shape[:-1], *self.action_shape)
-
-    def log_prob_and_entropy(self, parameters: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        log_prob = self._log_density((action.reshape(parameters.shape) - parameters) / self.log_std.exp())
-        entropy = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
-        return log_prob, entropy.expand(log_prob.shape)
-
-    def to_environment(self, action: Tensor) -> Tensor:
-        flat = action.reshape(*action.shape[: action.dim() - len(self.action_shape)], self.num_parameters)
-        return torch.clamp(self.centre + self.scale * flat, self.low, self.high).reshape(action.shape)
-
-    def _log_density(self, noise: Tensor) -> Tensor:
-        """Logarithm of the density at ``mean + std * noise``."""
-        return (-0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-
-def action_distribution(space: ActionSpace) -> ActionDistribution:
-    """The distribution over the actions of ``space``."""
-    return GaussianActions(space) if isinstance(space, spaces.Box) else CategoricalActions(space)
-
-
 class ActorCritic(nn.Module):
-    """Separate networks for the policy and for the state value.
+    """A network, the distribution of its actions, and the statistics that normalise what it sees and learns.
+
+    It is a torch module like any other: it can be saved, exported and loaded alone. Called with observations
+    ``[..., size]`` (and states, with a centralised critic) it returns the parameters of the action distribution and the
+    value.
 
     Args:
         group: the agents it plays; gives the size of the input and the action space.
-        hidden_size: units of each hidden layer.
-        hidden_layers: number of hidden layers.
-        activation: ``"tanh"`` or ``"relu"``, after each hidden layer.
-        generator: source of the initial weights; none leaves the default one in charge.
+        network: makes the network: an :class:`MLP`, or a module class or function of yours at the top level of a
+            module, which takes an :class:`Interface`.
+        normalize_observations: whether inputs are shifted and scaled by running statistics.
+        normalize_returns: whether the network's value is in standard deviations of the returns.
+        state_size: number of floats in the state that a centralised critic sees besides; 0 for none.
+        bfloat16: whether the network computes in bfloat16 where torch deems that safe; its weights stay float32.
 
-    Attributes:
-        network: the keyword arguments that make this network again for the same group.
+    Raises:
+        ParameterError: the network cannot do what is asked.
     """
 
     def __init__(
         self,
         group: Group,
+        network: NetworkFactory | None = None,
         *,
-        hidden_size: int,
-        hidden_layers: int,
-        activation: Activation = "tanh",
-        generator: torch.Generator | None = None,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
+        state_size: int = 0,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
-        self.network = {"hidden_size": hidden_size, "hidden_layers": hidden_layers, "activation": activation}
+        self.factory = MLP() if network is None else network
+        self.in_bfloat16 = bfloat16
         self.distribution = action_distribution(group.action_space)
-        widths = [group.observation_size, *[hidden_size] * hidden_layers]
-        # A small last layer of the actor makes the first policy nearly uniform (Andrychowicz et al., 2021).
-        self.actor = _network([*widths, self.distribution.num_parameters], activation, 0.01, generator)
-        self.critic = _network([*widths, 1], activation, 1.0, generator)
+        self.interface = Interface(group.observation_size, self.distribution.num_parameters, state_size)
+        self.network = self.factory(self.interface)
+        if state_size and not isinstance(self.network, SeparableNetwork):
+            raise ParameterError("A network with a centralised critic must derive from SeparableNetwork.")
+        self.observation_normalizer = RunningNormalizer(group.observation_size) if normalize_observations else None
+        self.value_normalizer = RunningNormalizer(1) if normalize_returns else None
+        # State fields are in the environment's own units.
+        self.state_normalizer = RunningNormalizer(state_size) if state_size else None
 
-    def sample(self, observation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    @property
+    def options(self) -> dict[str, Any]:
+        """What :meth:`with_options` makes this policy of again, in numbers and words."""
+        return {
+            "network": asdict(self.factory) if isinstance(self.factory, MLP) else name_of(self.factory),
+            "normalize_observations": self.observation_normalizer is not None,
+            "normalize_returns": self.value_normalizer is not None,
+            "state_size": self.interface.state_size,
+            "bfloat16": self.in_bfloat16,
+        }
+
+    @classmethod
+    def with_options(cls, group: Group, options: dict[str, Any]) -> ActorCritic:
+        """A policy with what :attr:`options` said of another.
+
+        Raises:
+            ParameterError: its network is one of yours, whose module is not imported.
+        """
+        network = options["network"]
+        factory = network_named(network) if isinstance(network, str) else MLP(**network)
+        return cls(group, factory, **{key: value for key, value in options.items() if key != "network"})
+
+    def forward(self, observation: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Parameters of the action distribution ``[..., num_parameters]`` and value in units of reward ``[...]``."""
+        parameters, value = self._both(observation, state)
+        return parameters, self._in_rewards(value)
+
+    def sample(
+        self, observation: Tensor, generator: torch.Generator, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Actions ``[..., *action_shape]`` and their log-probabilities ``[...]`` for observations ``[..., size]``."""
-        return self.distribution.sample(self.actor(observation.float()), generator)
+        return self.distribution.sample(self.action_parameters(observation), generator, mask)
 
-    def value(self, observation: Tensor) -> Tensor:
-        """Estimated return ``[...]`` of observations ``[..., size]``."""
-        return self.critic(observation.float()).squeeze(-1)
+    def action_parameters(self, observation: Tensor) -> Tensor:
+        """Parameters of the action distribution ``[..., num_parameters]`` for observations ``[..., size]``."""
+        if not isinstance(self.network, SeparableNetwork):
+            return self._both(observation, None)[0]
+        observation = self._normalized_observation(observation)
+        with self._precision(observation):
+            return _at_least_single(self.network.actor(observation))
 
-    def log_prob_and_entropy(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability of ``action`` and entropy of the policy, both ``[...]``, for observations ``[..., size]``."""
-        return self.distribution.log_prob_and_entropy(self.actor(observation.float()), action)
+    def value(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
+        """Estimated return ``[...]`` of observations ``[..., size]``, and of states with a centralised critic."""
+        if not isinstance(self.network, SeparableNetwork):
+            return self(observation)[1]
+        observation, state = self._normalized(observation, state)
+        with self._precision(observation):
+            value = self.network.critic(observation, state)
+        return self._in_rewards(_at_least_single(value))
+
+    def evaluate(
+        self, observation: Tensor, action: Tensor, mask: Tensor | None = None, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What a loss needs: log-probability of ``action``, entropy, and the value in the network's own units.
+
+        The three are ``[...]``; see :meth:`in_own_units` for the units.
+        """
+        parameters, value = self._both(observation, state)
+        return *self.distribution.log_prob_and_entropy(parameters, action, mask), value
 
     @torch.no_grad()
-    def act(self, observation: Tensor, generator: torch.Generator, *, deterministic: bool = False) -> Tensor:
+    def act(
+        self,
+        observation: Tensor,
+        generator: torch.Generator,
+        *,
+        deterministic: bool = False,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Actions for the environment; see :class:`Policy`."""
-        parameters = self.actor(observation.flatten(2).float())
+        parameters = self.action_parameters(observation.flatten(2))
         if deterministic:
-            action = self.distribution.mode(parameters)
+            action = self.distribution.mode(parameters, mask)
         else:
-            action, _ = self.distribution.sample(parameters, generator)
+            action, _ = self.distribution.sample(parameters, generator, mask)
         return self.distribution.to_environment(action)
+
+    # ---- units and statistics ----
+
+    def in_own_units(self, value: Tensor) -> Tensor:
+        """Values in units of reward as the network sees them, where returns are normalised."""
+        normalizer = self.value_normalizer
+        return value if normalizer is None else (value - normalizer.mean) / normalizer.deviation
+
+    @torch.no_grad()
+    def observe_returns(self, returns: Tensor, weight: Tensor) -> None:
+        """Takes returns ``[N]`` into the statistics; values in units of reward stay what they are.
+
+        The last layer is rescaled for that (PopArt: van Hasselt et al., 2016, arXiv:1602.07714), where the network has
+        a method ``rescale_value``.
+        """
+        normalizer = self.value_normalizer
+        if normalizer is None:
+            return
+        mean, deviation = normalizer.mean.clone(), normalizer.deviation
+        normalizer.update(returns.unsqueeze(-1), weight)
+        rescale: Callable[[Tensor, Tensor], None] | None = getattr(self.network, "rescale_value", None)
+        if rescale is not None:
+            new = normalizer.deviation
+            rescale(deviation / new, (mean - normalizer.mean) / new)
+
+    def observe_inputs(self, observation: Tensor, state: Tensor | None, weight: Tensor) -> None:
+        """Takes observations ``[N, size]`` and states into the statistics."""
+        if self.observation_normalizer is not None:
+            self.observation_normalizer.update(_at_least_single(observation), weight)
+        if self.state_normalizer is not None and state is not None:
+            self.state_normalizer.update(state, weight)
+
+    def _in_rewards(self, value: Tensor) -> Tensor:
+        normalizer = self.value_normalizer
+        return value if normalizer is None else value * normalizer.deviation + normalizer.mean
+
+    def _normalized_observation(self, observation: Tensor) -> Tensor:
+        observation = _at_least_single(observation)
+        return observation if self.observation_normalizer is None else self.observation_normalizer(observation)
+
+    def _normalized(self, observation: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        observation = self._normalized_observation(observation)
+        if self.state_normalizer is None:
+            return observation, None
+        if state is None:
+            raise ParameterError("This policy has a centralised critic, whose values need the state as well.")
+        return observation, self.state_normalizer(state)
+
+    def _both(self, observation: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        observation, state = self._normalized(observation, state)
+        with self._precision(observation):
+            parameters, value = self.network(observation) if state is None else self.network(observation, state)
+        return _at_least_single(parameters), _at_least_single(value)
+
+    def _precision(self, observation: Tensor) -> torch.autocast:
+        return torch.autocast(observation.device.type, torch.bfloat16, enabled=self.in_bfloat16)
+
+
+def _at_least_single(numbers: Tensor) -> Tensor:
+    """Statistics, distributions and losses are not for the precision of bfloat16."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
 class RandomPolicy:
@@ -213,28 +233,21 @@ class RandomPolicy:
     def __init__(self, space: ActionSpace) -> None:
         self.distribution = action_distribution(space)
 
-    def act(self, observation: Tensor, generator: torch.Generator, *, deterministic: bool = False) -> Tensor:
+    def act(
+        self,
+        observation: Tensor,
+        generator: torch.Generator,
+        *,
+        deterministic: bool = False,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Actions for the environment; see :class:`Policy`. ``deterministic`` has no meaning here."""
         distribution, batch, device = self.distribution.to(observation.device), observation.shape[:2], generator.device
+        parameters = torch.zeros(*batch, distribution.num_parameters, device=device)
         if isinstance(distribution, CategoricalActions):
-            return distribution.sample(torch.zeros(*batch, distribution.num_parameters, device=device), generator)[0]
+            return distribution.sample(parameters, generator, mask)[0]
         assert isinstance(distribution, GaussianActions)
-        shape = (*batch, distribution.num_parameters)
-        uniform = torch.rand(shape, generator=generator, device=device) * 2 - 1
+        uniform = torch.rand(parameters.shape, generator=generator, device=device) * 2 - 1
+        normal = torch.randn(parameters.shape, generator=generator, device=device)
         bounded = distribution.low.isfinite() & distribution.high.isfinite()
-        action = torch.where(bounded, uniform, torch.randn(shape, generator=generator, device=device))
-        return distribution.to_environment(distribution.mode(action))
-
-
-def _network(
-    widths: list[int], activation: Activation, last_gain: float, generator: torch.Generator | None
-) -> nn.Sequential:
-    """Linear layers with orthogonal weights, and an activation after each but the last."""
-    layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-        last = i == len(widths) - 2
-        linear = nn.Linear(fan_in, fan_out)
-        nn.init.orthogonal_(linear.weight, last_gain if last else math.sqrt(2), generator=generator)
-        nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, _ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers)
+        return distribution.to_environment(distribution.mode(torch.where(bounded, uniform, normal)))

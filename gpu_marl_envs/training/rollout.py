@@ -1,4 +1,4 @@
-"""Storage for the steps that a policy learns from, filled by the environment itself, and generalised advantages."""
+"""Storage for the steps that policies learn from, filled by the environment itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from gpu_marl_envs.batched import BatchedEnv
-from gpu_marl_envs.spec import Group
+from gpu_marl_envs.errors import ParameterError
+from gpu_marl_envs.training.gae import generalized_advantages, value_after_step
 from gpu_marl_envs.training.policies import ActorCritic
 
 
@@ -17,22 +19,30 @@ class GroupRollout:
     """The steps of one agent group; T steps of E copies with n agents each.
 
     Attributes:
-        observation: the environment's ``obs_dtype`` ``[T + 1, E, n, size]``; the last one follows the last step.
+        observation: ``[T + 1, E, n, size]``, of the environment's dtype; the last one follows the last step.
         action: ``[T, E, n, *action_shape]``, as the policy sampled them.
         log_prob: float32 ``[T, E, n]``, of these actions under the policy that sampled them.
         reward: float32 ``[T, E, n]``.
         terminated: bool ``[T, E, n]``, whether the agent has left the episode by the end of the step.
         live: bool ``[T, E, n]``, whether the agent was in the game before the step; only these steps are learnt from.
-        final_observation: of the same dtype ``[S, E, n, size]``; row s is the observation that followed the s-th step
-            of this rollout in which the copy was truncated, where it was, and arbitrary otherwise.
+        mask: bool ``[T + 1, E, n, num_parameters]``, the allowed choices; none where the environment masks nothing.
+        final_observation: ``[S, E, n, size]``; row s is the observation that followed the s-th step of this rollout in
+            which the copy was truncated, where it was, and arbitrary otherwise.
+
+    Args:
+        first: the observation to begin with, which becomes the last one of the storage.
+        policy: that plays the group.
+        steps: T.
+        slots: S.
+        mask: whether the environment masks actions of this group.
     """
 
-    def __init__(self, group: Group, policy: ActorCritic, steps: int, copies: int, slots: int, env: BatchedEnv):
-        agents, distribution, device = (copies, group.size), policy.distribution, env.device
-        shape = group.observation_space.shape
+    def __init__(self, first: Tensor, policy: ActorCritic, steps: int, slots: int, mask: bool) -> None:
+        agents, distribution, device = first.shape[:2], policy.distribution, first.device
         # The environment writes its own shape; policies see one flat dimension of the same memory.
-        self.shaped_observation = torch.zeros(steps + 1, *agents, *shape, dtype=env.obs_dtype, device=device)
-        self.shaped_final_observation = torch.zeros(slots, *agents, *shape, dtype=env.obs_dtype, device=device)
+        self.shaped_observation = first.new_zeros(steps + 1, *first.shape)
+        self.shaped_observation[steps].copy_(first)
+        self.shaped_final_observation = first.new_zeros(slots, *first.shape)
         self.observation = self.shaped_observation.flatten(3)
         self.final_observation = self.shaped_final_observation.flatten(3)
         self.action = torch.zeros(
@@ -42,16 +52,20 @@ class GroupRollout:
         self.reward = torch.zeros(steps, *agents, device=device)
         self.terminated = torch.zeros(steps, *agents, dtype=torch.bool, device=device)
         self.live = torch.zeros(steps, *agents, dtype=torch.bool, device=device)
+        self.mask: Tensor | None = None
+        if mask:
+            self.mask = torch.ones(steps + 1, *agents, distribution.num_parameters, dtype=torch.bool, device=device)
 
 
 class Rollout:
     """T consecutive steps of every copy of an environment, for every group.
 
     Observations, rewards and flags are written here by the environment, so nothing is copied but who is alive.
-    Nothing waits for the device.
+    :meth:`collect` never waits for the device and has no shape that depends on data, so a CUDA graph can hold it.
 
     Args:
-        env: an environment that resets finished copies in the same step (``autoreset_mode="SAME_STEP"``).
+        env: an environment whose finished copies are reset in the same step: by itself (``"SAME_STEP"``), or, since a
+            centralised critic needs the state at the end of an episode, by the rollout (``"DISABLED"``).
         policies: the policy of each group.
         steps: T.
 
@@ -59,24 +73,36 @@ class Rollout:
         groups: storage by group name.
         truncated: bool ``[T, E]``, whether the copy's episode was cut off at this step.
         done: bool ``[T, E]``, whether the copy's episode ended at this step.
+        state: float32 ``[T + 1, E, state_size]``, what :func:`global_state` gave; none without a centralised critic.
+        final_state: float32 ``[S, E, state_size]``, as ``GroupRollout.final_observation``.
+
     """
 
     def __init__(self, env: BatchedEnv, policies: Mapping[str, ActorCritic], steps: int) -> None:
         self.env, self.policies, self.steps = env, policies, steps
+        central = any(policy.interface.state_size for policy in policies.values())
         device, copies = env.device, env.num_envs
         # Truncations of a copy lie max_steps apart, so this many final observations fit, and one that is being written.
         slots = -(-steps // env.declaration.max_steps) + 1
+        first = env.reset()
+        masks = action_masks(env)
         self.groups = {
-            name: GroupRollout(group, policies[name], steps, copies, slots, env) for name, group in env.groups.items()
+            name: GroupRollout(observation, policies[name], steps, slots, name in masks)
+            for name, observation in first.items()
         }
         self.truncated = torch.zeros(steps, copies, dtype=torch.bool, device=device)
         self.done = torch.zeros(steps, copies, dtype=torch.bool, device=device)
+        self.state: Tensor | None = None
+        self.final_state: Tensor | None = None
         self._slot = torch.zeros(copies, dtype=torch.long, device=device)
         self._copies = torch.arange(copies, device=device)
         self._episode_sums = {name: torch.zeros(2, device=device) for name in self.groups}
         self._out = [self._destination(t) for t in range(steps)]
-        for name, observation in env.reset().items():
-            self.groups[name].shaped_observation[steps].copy_(observation)
+        if central:
+            size = global_state(env).shape[1]
+            self.state = torch.zeros(steps + 1, copies, size, device=device)
+            self.final_state = torch.zeros(slots, copies, size, device=device)
+        self._observe_besides(steps)
 
     def _destination(self, t: int) -> dict[str, Any]:
         return {
@@ -90,24 +116,62 @@ class Rollout:
     @torch.no_grad()
     def collect(self, generator: torch.Generator) -> None:
         """Takes T steps with the present policies, starting where the last call stopped."""
-        for name, group in self.groups.items():
-            group.observation[0].copy_(group.observation[self.steps])
-            self._episode_sums[name].zero_()
-        self._slot.zero_()
+        self._start_over()
         for t in range(self.steps):
             actions = {}
             for name, group in self.groups.items():
-                policy = self.policies[name]
+                policy, mask = self.policies[name], None if group.mask is None else group.mask[t]
                 group.live[t].copy_(self.env.alive[:, self.env.agent_slices[name]])
-                group.action[t], group.log_prob[t] = policy.sample(group.observation[t], generator)
+                group.action[t], group.log_prob[t] = policy.sample(group.observation[t], generator, mask)
                 actions[name] = policy.distribution.to_environment(group.action[t])
             *_, info = self.env.step(actions, out=self._out[t])
-            done = self.done[t]
-            for name, group in self.groups.items():
-                group.shaped_final_observation[self._slot, self._copies] = info["final_obs"][name]
-                for i, statistic in enumerate(("episode_return", "episode_length")):
-                    self._episode_sums[name][i] += torch.where(done, info[statistic][name], 0.0).sum()
-            self._slot += self.truncated[t]
+            self._add_to_sums(t, info)
+            self._keep_final(t, info)
+            if self.env.autoreset_mode is AutoresetMode.DISABLED:
+                self._reset_finished(t)
+            self._observe_besides(t + 1)
+
+    def _start_over(self) -> None:
+        """The last observation of the last rollout is the first one of this."""
+        for name, group in self.groups.items():
+            group.observation[0].copy_(group.observation[self.steps])
+            if group.mask is not None:
+                group.mask[0].copy_(group.mask[self.steps])
+            self._episode_sums[name].zero_()
+        if self.state is not None:
+            self.state[0].copy_(self.state[self.steps])
+        self._slot.zero_()
+
+    def _add_to_sums(self, t: int, info: Mapping[str, Any]) -> None:
+        for name in self.groups:
+            for i, statistic in enumerate(("episode_return", "episode_length")):
+                self._episode_sums[name][i] += torch.where(self.done[t], info[statistic][name], 0.0).sum()
+
+    def _keep_final(self, t: int, info: Mapping[str, Any]) -> None:
+        """What is seen now goes to the copy's present slot; if it was truncated, it stays there."""
+        for name, group in self.groups.items():
+            final = info["final_obs"][name] if "final_obs" in info else group.shaped_observation[t + 1]
+            group.shaped_final_observation[self._slot, self._copies] = final
+        if self.final_state is not None:
+            self.final_state[self._slot, self._copies] = global_state(self.env)
+        self._slot += self.truncated[t]
+
+    def _reset_finished(self, t: int) -> None:
+        done = self.done[t]
+        for name, observation in self.env.reset(mask=done).items():
+            kept = self.groups[name].shaped_observation[t + 1]
+            kept.copy_(torch.where(done.view(-1, *[1] * (kept.dim() - 1)), observation, kept))
+
+    def _observe_besides(self, t: int) -> None:
+        """What belongs to observation t and is not written here by the environment."""
+        for name, mask in action_masks(self.env).items():
+            group = self.groups[name]
+            assert group.mask is not None
+            group.mask[t].copy_(mask.flatten(2))
+        if self.state is not None:
+            self.state[t].copy_(global_state(self.env))
+
+    # ---- what was collected ----
 
     def episode_means(self) -> dict[str, Tensor]:
         """Mean return and length of the episodes that ended in this rollout, per group; NaN if none ended."""
@@ -120,9 +184,9 @@ class Rollout:
     @torch.no_grad()
     def advantages(self, name: str, discount: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
         """Advantages and value estimates ``[T, E, n]`` of one group's steps; meaningful where ``live``."""
-        group, policy = self.groups[name], self.policies[name]
-        value = torch.stack([policy.value(observation) for observation in group.observation])
-        final_value = torch.stack([policy.value(observation) for observation in group.final_observation])
+        group = self.groups[name]
+        value = self._values(name, group.observation, self.state)
+        final_value = self._values(name, group.final_observation, self.final_state)
         next_value = value_after_step(value, final_value, self.truncated)
         ended = group.terminated | self.done[..., None]
         advantage = generalized_advantages(
@@ -130,50 +194,79 @@ class Rollout:
         )
         return advantage, value[:-1]
 
+    def _values(self, name: str, observations: Tensor, states: Tensor | None) -> Tensor:
+        """Values ``[steps, E, n]``, one step at a time: the layers of all steps at once would take much memory."""
+        policy = self.policies[name]
+        if states is None or not policy.interface.state_size:
+            return torch.stack([policy.value(observation) for observation in observations])
+        return torch.stack(
+            [policy.value(o, s) for o, s in zip(observations, self._of_agents(name, states), strict=True)]
+        )
 
-def value_after_step(value: Tensor, final_value: Tensor, truncated: Tensor) -> Tensor:
-    """The value of the observation that truly followed each step, although finished copies were reset at once.
+    def state_of_agents(self, name: str) -> Tensor:
+        """The states as each agent of a group sees them, ``[T + 1, E, n, state_size]``, a view."""
+        assert self.state is not None
+        return self._of_agents(name, self.state)
 
-    Args:
-        value: ``[T + 1, E, n]``, of the observations that the policy acted on, and of the last.
-        final_value: ``[S, E, n]``, of the observations at a copy's first, second, … truncation.
-        truncated: bool ``[T, E]``.
+    def _of_agents(self, name: str, states: Tensor) -> Tensor:
+        return states.unsqueeze(2).expand(-1, -1, self.env.groups[name].size, -1)
 
-    Returns:
-        ``[T, E, n]``.
+    @property
+    def nbytes(self) -> int:
+        """Memory that the storage takes."""
+        attributes = [value for owner in (*self.groups.values(), self) for value in vars(owner).values()]
+        return sum({t.data_ptr(): t.nbytes for t in attributes if isinstance(t, Tensor)}.values())
+
+    # ---- for checkpoints ----
+
+    def save(self) -> dict[str, Any]:
+        """A copy of what the next :meth:`collect` starts from, beside the environment's state."""
+        last = self.steps
+        return {
+            "observation": {name: group.observation[last].clone() for name, group in self.groups.items()},
+            "mask": {name: group.mask[last].clone() for name, group in self.groups.items() if group.mask is not None},
+            "state": None if self.state is None else self.state[last].clone(),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Goes back to what :meth:`save` returned."""
+        for name, group in self.groups.items():
+            group.observation[self.steps].copy_(saved["observation"][name])
+            if group.mask is not None:
+                group.mask[self.steps].copy_(saved["mask"][name])
+        if self.state is not None:
+            self.state[self.steps].copy_(saved["state"])
+
+
+def autoreset_mode_for(central_critic: bool) -> AutoresetMode:
+    """The autoreset mode that training needs."""
+    return AutoresetMode.DISABLED if central_critic else AutoresetMode.SAME_STEP
+
+
+def check_autoreset_mode(env: BatchedEnv, central_critic: bool) -> None:
+    """Raises ParameterError if the environment has another autoreset mode than training needs."""
+    needed = autoreset_mode_for(central_critic)
+    if env.autoreset_mode is not needed:
+        why = "with a centralised critic " if central_critic else ""
+        raise ParameterError(f"Training {why}needs an environment made with autoreset_mode='{needed.name}'.")
+
+
+def global_state(env: BatchedEnv) -> Tensor:
+    """All that a centralised critic may see of each copy: the state fields, the step count and who is in the game.
+
+    It is what PettingZoo's ``state()`` returns, for a whole batch: float32 ``[E, state_size]``.
     """
-    slot = (truncated.cumsum(0) - 1).clamp(min=0)[..., None].expand(value[1:].shape)
-    return torch.where(truncated[..., None], final_value.gather(0, slot), value[1:])
+    fields = {name: field for name, field in env.state.fields().items() if name not in ("episode", "key", "step")}
+    columns = [*fields.values(), env.state.step, env.alive]
+    return torch.cat([column.reshape(env.num_envs, -1).to(torch.float32) for column in columns], 1)
 
 
-def generalized_advantages(
-    reward: Tensor,
-    value: Tensor,
-    next_value: Tensor,
-    terminated: Tensor,
-    ended: Tensor,
-    discount: float,
-    gae_lambda: float,
-) -> Tensor:
-    """Generalised advantage estimates (Schulman et al., 2016, arXiv:1506.02438, equations 11 to 16).
+def global_state_size(env: BatchedEnv) -> int:
+    """Length of the last dimension of :func:`global_state`."""
+    return global_state(env).shape[1]
 
-    After termination nothing is earned, so nothing is bootstrapped; after truncation the value of the final observation
-    stands for what would have followed. Either way the sum over later steps stops.
 
-    Args:
-        reward: ``[T, E, n]``.
-        value: ``[T, E, n]``, V(s_t).
-        next_value: ``[T, E, n]``, V of the observation that truly followed.
-        terminated: bool ``[T, E, n]``.
-        ended: bool ``[T, E, n]``, terminated or truncated.
-        discount: γ.
-        gae_lambda: λ.
-
-    Returns:
-        ``[T, E, n]``.
-    """
-    advantage = reward + discount * next_value.masked_fill(terminated, 0.0) - value
-    decay = discount * gae_lambda * (~ended).to(advantage.dtype)
-    for t in range(len(advantage) - 2, -1, -1):
-        advantage[t] += decay[t] * advantage[t + 1]
-    return advantage
+def action_masks(env: BatchedEnv) -> Mapping[str, Tensor]:
+    """The allowed choices, bool ``[E, n, …]`` by group, of the groups whose choices the environment masks."""
+    masks: Mapping[str, Tensor] = getattr(env, "action_masks", {})
+    return masks

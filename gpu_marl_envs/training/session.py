@@ -14,17 +14,25 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from gpu_marl_envs.batched import BatchedEnv
-from gpu_marl_envs.errors import ParameterError
+from gpu_marl_envs.batched import BatchedEnv, make_batched
+from gpu_marl_envs.errors import OutOfMemoryError, ParameterError
 from gpu_marl_envs.training.algorithm import Algorithm, TrainingError
-from gpu_marl_envs.training.checkpoints import Checkpoint, policy_states
-from gpu_marl_envs.training.metrics import Metrics
+from gpu_marl_envs.training.checkpoints import CHECKPOINT_NAME, Checkpoint, learner_state
+from gpu_marl_envs.training.config import CONFIG_NAME, resolved, write_config
+from gpu_marl_envs.training.learner import (
+    Learner,
+    PolicySpec,
+    make_learners,
+    policies_by_group,
+    resolve_policies,
+    rollout_steps,
+)
+from gpu_marl_envs.training.metrics import WANDB_ID_NAME, Metrics, Readback
 from gpu_marl_envs.training.policies import ActorCritic
+from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for, check_autoreset_mode
 
-CHECKPOINT_NAME = "checkpoint.pt"
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints of a run
 
 
@@ -33,11 +41,11 @@ class TrainingResult:
     """What a run leaves behind.
 
     Attributes:
-        policies: the trained policies by group.
-        history: one row of metrics per iteration.
+        policies: the policies by the group that they play.
+        history: one row of metrics per iteration of this process.
         agent_steps: steps taken, summed over copies and agents.
         seconds: wall-clock time.
-        interrupted: whether Ctrl-C ended it early.
+        interrupted: whether Ctrl-C, or a request to terminate, ended it early.
         checkpoint: the last checkpoint, if the run has a folder.
     """
 
@@ -50,11 +58,13 @@ class TrainingResult:
 
 
 class Session:
-    """What an algorithm runs in; :func:`train` makes it.
+    """A run in progress; :func:`train` and :func:`resume` make it.
 
     Attributes:
         seed: of the run.
         generator: random numbers on the environment's device.
+        learners: by the name of their policies.
+        policies: by the group that they play.
         iteration: number of finished iterations.
         agent_steps: steps taken, summed over copies and agents.
         interrupted: whether the run is to stop after this iteration.
@@ -63,30 +73,35 @@ class Session:
     def __init__(
         self,
         env: BatchedEnv,
-        algorithm: Algorithm,
+        learners: Mapping[str, Learner],
         metrics: Metrics,
         *,
         total_steps: int,
         max_seconds: float,
         seed: int,
         folder: Path | None,
+        checkpoint_seconds: float,
         after_iteration: Callable[[Session], None] | None,
     ) -> None:
         self.seed = seed
         self.generator = torch.Generator(env.device).manual_seed(seed)
+        self.learners = dict(learners)
+        self.policies = policies_by_group(learners)
         self.iteration = self.agent_steps = 0
         self.interrupted = False
-        self.policies: dict[str, ActorCritic] = {}
-        self._optimizers: Mapping[str, torch.optim.Optimizer] = {}
-        self._env, self._algorithm, self._metrics = env, algorithm, metrics
+        steps = rollout_steps({name: learner.spec for name, learner in learners.items()})
+        self._rollout = _rollout(env, self.policies, steps)
+        self._env, self._metrics, self._readback = env, metrics, Readback(env.device)
         self._total_steps, self._max_seconds, self._folder = total_steps, max_seconds, folder
-        self._after_iteration = after_iteration
+        self._checkpoint_seconds, self._after_iteration = checkpoint_seconds, after_iteration
+        self._seconds_before = 0.0
         self._started = self._reported = self._saved = time.monotonic()
 
     @property
     def running(self) -> bool:
         """Whether there is another iteration to do: there are steps and time left, and nobody pressed Ctrl-C."""
-        return self.agent_steps < self._total_steps and self.seconds < self._max_seconds and not self.interrupted
+        in_time = time.monotonic() - self._started < self._max_seconds
+        return self.agent_steps < self._total_steps and in_time and not self.interrupted
 
     @property
     def fraction(self) -> float:
@@ -95,72 +110,120 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time since the start."""
-        return time.monotonic() - self._started
+        """Wall-clock time that the run has taken, those before it was resumed included."""
+        return self._seconds_before + time.monotonic() - self._started
 
-    def track(self, policies: Mapping[str, ActorCritic], optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-        """Says what checkpoints contain; an algorithm calls it once, before its first iteration."""
-        self.policies, self._optimizers = dict(policies), optimizers
+    @property
+    def rollout_bytes(self) -> int:
+        """Memory that the steps of one iteration take."""
+        return self._rollout.nbytes
 
-    def finish_iteration(
-        self, steps_per_copy: int, losses: Mapping[str, Mapping[str, Tensor]], others: Mapping[str, Tensor]
-    ) -> None:
-        """Counts, reports and now and then saves. Here, once per iteration, the host waits for the device.
+    def run(self) -> None:
+        """Trains to the end of the run."""
+        while self.running:
+            self._rollout.collect(self.generator)
+            terms = {
+                name: learner.learn(self._rollout, self.fraction, self.generator)
+                for name, learner in self.learners.items()
+                if not learner.frozen
+            }
+            self._finish_iteration(terms)
+        self._readback.finish()
+
+    def _finish_iteration(self, terms: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Counts, reports and now and then saves.
 
         Args:
-            steps_per_copy: steps that every copy took in this iteration.
-            losses: scalars by policy and quantity, which must be finite.
-            others: further scalars, by ``<policy>/<quantity>``; NaN where not known.
-
-        Raises:
-            TrainingError: a loss is not finite; the last checkpoint is older than that and stays.
+            terms: scalars by policy and quantity, which must be finite.
         """
         self.iteration += 1
-        steps = steps_per_copy * self._env.num_envs * self._env.num_agents
+        steps = self._rollout.steps * self._env.num_envs * self._env.num_agents
         self.agent_steps += steps
-        scalars = {f"{policy}/{key}": value for policy, group in losses.items() for key, value in group.items()}
-        names = [*others, *scalars]
-        values = torch.stack([*others.values(), *scalars.values()]).tolist()  # one copy from the device
-        for name, value in list(zip(names, values, strict=True))[len(others) :]:
-            if not math.isfinite(value):
-                policy, _, quantity = name.partition("/")
-                raise TrainingError(
-                    f"Training stopped in iteration {self.iteration}: the {quantity} of policy {policy!r} is {value}; "
-                    "lower the learning rate, or look for observations or rewards that are not finite."
-                )
-        now = time.monotonic()
-        row = {
-            "iteration": float(self.iteration),
-            "agent_steps": float(self.agent_steps),
-            "seconds": now - self._started,
-            "agent_steps_per_second": steps / (now - self._reported),
-        }
-        self._reported = now
-        self._metrics.write(row | dict(zip(names, values, strict=True)))
-        if now - self._saved > CHECKPOINT_SECONDS:
+        counted = {"iteration": float(self.iteration), "agent_steps": float(self.agent_steps)}
+        finite = {f"{policy}/{key}": value for policy, group in terms.items() for key, value in group.items()}
+        others = self._rollout.episode_means()
+
+        def report(values: list[float]) -> None:
+            named = dict(zip([*finite, *others], values, strict=True))
+            self._check_finite({name: named[name] for name in finite}, int(counted["iteration"]))
+            now = time.monotonic()
+            timing = {"seconds": self.seconds, "agent_steps_per_second": steps / (now - self._reported)}
+            self._reported = now
+            # Returns first: they are what everybody looks for.
+            self._metrics.write(counted | timing | {name: named[name] for name in (*others, *finite)})
+
+        self._readback.submit(torch.stack([*finite.values(), *others.values()]), report)
+        if time.monotonic() - self._saved > self._checkpoint_seconds:
             self.save()
         if self._after_iteration is not None:
             self._after_iteration(self)
 
+    def _check_finite(self, values: Mapping[str, float], iteration: int) -> None:
+        for name, value in values.items():
+            if math.isfinite(value):
+                continue
+            policy, _, quantity = name.partition("/")
+            kept = "" if self._folder is None else f" (the checkpoint in {self._folder} is from before)"
+            raise TrainingError(
+                f"Training stopped in iteration {iteration}: the {quantity} of policy {policy!r} is {value}{kept}; "
+                "lower the learning rate, or look for observations or rewards that are not finite."
+            )
+
     def save(self) -> Path | None:
-        """Writes a checkpoint and returns its path; does nothing in a run without a folder."""
+        """Writes a checkpoint and returns its path; does nothing in a run without a folder.
+
+        Raises:
+            TrainingError: what would be saved comes of a quantity that is not finite; the old checkpoint stays.
+            OSError: the folder cannot be written.
+        """
         if self._folder is None:
             return None
-        declaration, algorithm = self._env.declaration, self._algorithm
+        self._readback.finish()
+        declaration = self._env.declaration
         path = self._folder / CHECKPOINT_NAME
         Checkpoint(
             env_id=declaration.id,
             env_params=declaration.params(),
-            algorithm=algorithm.name,
-            hyperparameters=algorithm.params(),
+            num_envs=self._env.num_envs,
+            device=str(self._env.device),
+            total_steps=self._total_steps,
+            seed=self.seed,
             iteration=self.iteration,
             agent_steps=self.agent_steps,
-            seed=self.seed,
-            policies=policy_states(self.policies),
-            optimizers={name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
+            seconds=self.seconds,
+            policies={name: learner_state(learner) for name, learner in self.learners.items()},
+            random_state=self.generator.get_state(),
+            env_state=self._env.state.save(),
+            rollout=self._rollout.save(),
         ).save(path)
         self._saved = time.monotonic()
         return path
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes to where a checkpoint was taken; the learners are those that it restored.
+
+        Random numbers are of a type of device: on another one they start anew.
+        """
+        self.iteration, self.agent_steps = checkpoint.iteration, checkpoint.agent_steps
+        self._seconds_before = checkpoint.seconds
+        if torch.device(checkpoint.device).type == self._env.device.type:
+            self.generator.set_state(checkpoint.random_state)
+        else:
+            self.generator.manual_seed(self.seed + self.iteration)
+        self._env.state.restore(checkpoint.env_state)
+        self._rollout.restore(checkpoint.rollout)
+
+
+def _rollout(env: BatchedEnv, policies: Mapping[str, ActorCritic], steps: int) -> Rollout:
+    try:
+        return Rollout(env, policies, steps)
+    except RuntimeError as error:  # which torch's own error is as well, and on a CPU there is no other
+        if not isinstance(error, torch.OutOfMemoryError) and "alloc" not in str(error):
+            raise
+        raise OutOfMemoryError(
+            f"{steps} steps of {env.num_envs} copies do not fit the memory of {env.device}; use fewer copies "
+            "(num_envs) or fewer rollout_steps."
+        ) from None
 
 
 def train(
@@ -168,75 +231,184 @@ def train(
     algorithm: Algorithm,
     *,
     total_steps: int,
+    policies: Mapping[str, PolicySpec] | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
+    overwrite: bool = False,
     progress: bool = True,
+    wandb: str | None = None,
     max_seconds: float = math.inf,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     after_iteration: Callable[[Session], None] | None = None,
 ) -> TrainingResult:
-    """Trains one policy per agent group.
+    """Trains policies.
 
     Ctrl-C ends the run after the present iteration, with a checkpoint; a second Ctrl-C ends it at once.
 
     Args:
-        env: made with ``autoreset_mode="SAME_STEP"``.
+        env: made with ``autoreset_mode="SAME_STEP"``, or ``"DISABLED"`` for a centralised critic; it is reset first.
         algorithm: with its hyperparameters, as in ``PPO(learning_rate=1e-3)``.
         total_steps: length of the run in agent-steps: steps summed over copies and agents.
+        policies: policies by name; groups that none of them plays get one of their own. By default one per group.
         seed: of the initial weights, the sampled actions and the minibatches; the environment has its own.
-        folder: gets the checkpoint ``checkpoint.pt``, ``metrics.csv`` and TensorBoard's events; none writes nothing.
+        folder: gets the checkpoint ``checkpoint.pt``, the configuration ``config.yaml``, ``metrics.csv`` and
+            TensorBoard's events; none writes nothing.
+        overwrite: whether a run that is in the folder already may be replaced.
         progress: whether to show a progress bar.
+        wandb: the Weights & Biases project to log to as well.
         max_seconds: ends the run early.
+        checkpoint_seconds: time between two checkpoints.
         after_iteration: called with the session after every iteration, for instance to evaluate its policies.
 
     Raises:
-        ParameterError: the environment has another autoreset mode, or ``total_steps`` is not positive.
-        TrainingError: a loss is not finite.
+        ParameterError: the environment has another autoreset mode, ``total_steps`` is not positive, the policies do not
+            fit, or the folder holds a run.
+        CheckpointError: a policy's initial weights do not fit.
+        TrainingError: a loss is not finite; a checkpoint from before stays.
     """
-    if env.autoreset_mode is not AutoresetMode.SAME_STEP:
-        raise ParameterError("Training needs an environment made with autoreset_mode='SAME_STEP'.")
     if total_steps < 1:
         raise ParameterError(f"total_steps must be at least 1, but {total_steps} was given.")
+    specs = resolve_policies(env, algorithm, policies)
+    central = any(spec.algorithm is not None and spec.algorithm.central_critic for spec in specs.values())
     folder = None if folder is None else Path(folder)
-    with Metrics(folder, total_steps, progress) as metrics:
+    if folder is not None and (folder / CHECKPOINT_NAME).exists() and not overwrite:
+        raise ParameterError(
+            f"{folder} holds a run already; resume it (`gpu-marl train --resume {folder}`), choose another folder, or "
+            "say overwrite."
+        )
+    check_autoreset_mode(env, central)
+    learners = make_learners(env, specs, seed)
+    stale = _left_behind(folder, wandb)
+    config = {}
+    if folder is not None or wandb is not None:  # a network without a name can be trained, but not written down
+        config = resolved(env, learners, total_steps=total_steps, seed=seed)
+    with Metrics(folder, total_steps, progress, wandb=wandb, config=config) as metrics, _on_stream_of(env):
         session = Session(
             env,
-            algorithm,
+            learners,
             metrics,
             total_steps=total_steps,
             max_seconds=max_seconds,
             seed=seed,
             folder=folder,
+            checkpoint_seconds=checkpoint_seconds,
             after_iteration=after_iteration,
         )
-        with _stop_on_interrupt(session), _on_stream_of(env):
-            algorithm.learn(env, session)
-        return TrainingResult(
-            policies=session.policies,
-            history=metrics.history,
-            agent_steps=session.agent_steps,
-            seconds=session.seconds,
-            interrupted=session.interrupted,
-            checkpoint=session.save(),
+        for path in stale:
+            path.unlink()
+        if folder is not None:
+            write_config(config, folder / CONFIG_NAME)
+        session.save()
+        return _run(session, metrics)
+
+
+def _left_behind(folder: Path | None, wandb: str | None) -> list[Path]:
+    """What a run in this folder wrote and a new one does not replace; to be removed once nothing more can go wrong."""
+    if folder is None or not (folder / CHECKPOINT_NAME).exists():
+        return []
+    patterns = ["events.out.tfevents.*", *([WANDB_ID_NAME] if wandb is None else [])]
+    return [path for pattern in patterns for path in folder.glob(pattern)]
+
+
+def resume(
+    folder: str | Path,
+    *,
+    total_steps: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    wandb: str | None = None,
+    max_seconds: float = math.inf,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    after_iteration: Callable[[Session], None] | None = None,
+) -> TrainingResult:
+    """Continues a run from its checkpoint; on the same device to the bits that it would have come to without a stop.
+
+    Args:
+        folder: of the run, or its checkpoint.
+        total_steps: a new length of the run in agent-steps, those that are done included; schedules follow it.
+        device: another device.
+        progress: as in :func:`train`.
+        wandb: as in :func:`train`; a run that was logged there already is continued.
+        max_seconds: as in :func:`train`; the time before is not counted.
+        checkpoint_seconds: as in :func:`train`.
+        after_iteration: as in :func:`train`.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        CheckpointError: the checkpoint is damaged.
+        ParameterError: a network is one of yours, whose module is not imported.
+        TrainingError: a loss is not finite; a checkpoint from before stays.
+    """
+    folder = Path(folder)
+    folder = folder.parent if folder.name == CHECKPOINT_NAME else folder
+    checkpoint = Checkpoint.load(folder / CHECKPOINT_NAME)
+    total_steps = checkpoint.total_steps if total_steps is None else total_steps
+    central = any(policy["settings"]["central_critic"] for policy in checkpoint.policies.values())
+    env = make_batched(
+        checkpoint.env_id,
+        checkpoint.num_envs,
+        device or checkpoint.device,
+        autoreset_mode=autoreset_mode_for(central),
+        obs_dtype=next(iter(checkpoint.rollout["observation"].values())).dtype,
+        **checkpoint.env_params,
+    )
+    learners = checkpoint.restore_learners(env)
+    config = resolved(env, learners, total_steps=total_steps, seed=checkpoint.seed)
+    metrics = Metrics(folder, total_steps, progress, wandb=wandb, config=config, agent_steps=checkpoint.agent_steps)
+    with metrics, _on_stream_of(env):
+        session = Session(
+            env,
+            learners,
+            metrics,
+            total_steps=total_steps,
+            max_seconds=max_seconds,
+            seed=checkpoint.seed,
+            folder=folder,
+            checkpoint_seconds=checkpoint_seconds,
+            after_iteration=after_iteration,
         )
+        session.restore(checkpoint)
+        write_config(config, folder / CONFIG_NAME)
+        return _run(session, metrics)
+
+
+def _run(session: Session, metrics: Metrics) -> TrainingResult:
+    with _stop_on_signal(session):
+        session.run()
+    return TrainingResult(
+        policies=session.policies,
+        checkpoint=session.save(),
+        history=metrics.history,
+        agent_steps=session.agent_steps,
+        seconds=session.seconds,
+        interrupted=session.interrupted,
+    )
 
 
 @contextmanager
-def _stop_on_interrupt(session: Session) -> Iterator[None]:
-    """Turns the first Ctrl-C into a request to stop. Only the main thread receives signals."""
+def _stop_on_signal(session: Session) -> Iterator[None]:
+    """Turns the first Ctrl-C, or request to terminate, into a request to stop. Only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's
 
     def request_stop(number: int, frame: FrameType | None) -> None:
         session.interrupted = True
-        signal.signal(signal.SIGINT, previous)
+        restore()
         print("\nStopping after this iteration; press Ctrl-C again to stop at once.", file=sys.stderr)
 
-    previous = signal.signal(signal.SIGINT, request_stop)
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    for number in previous:
+        signal.signal(number, request_stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Small games whose best play is known, in the place of a batched environment."""
+"""A batched environment in plain torch, for what the engine would not let happen, and settings that learn fast."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from gpu_marl_envs.spec import Group
-from gpu_marl_envs.training import PPO
+from gpu_marl_envs.training import A2C, PPO
 
 SMALL = {"hidden_size": 16, "hidden_layers": 1}
-FAST = PPO(rollout_steps=8, learning_rate=1e-2, discount=0.5, anneal_learning_rate=False, **SMALL)
+FAST = PPO(rollout_steps=8, learning_rate=1e-2, discount=0.5, **SMALL)
+FAST_A2C = A2C(rollout_steps=8, learning_rate=1e-2, discount=0.5, optimizer_name="adam", **SMALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +31,18 @@ class FakeDeclaration:
         return {}
 
 
+class FakeState:
+    """Nothing to save: runs on this environment are not resumed."""
+
+    def save(self) -> dict[str, Tensor]:
+        return {}
+
+
 class FakeEnv:
     """A batch of copies whose agents observe one of two contexts; a game says what is paid, and what ends.
 
-    It resets finished copies in the same step, as ``BatchedEnv`` does. Observations are one-hot contexts.
+    It resets finished copies in the same step, as ``BatchedEnv`` does. Observations are one-hot contexts. With
+    ``mask`` it declares which actions are allowed, given the contexts.
     """
 
     autoreset_mode = AutoresetMode.SAME_STEP
@@ -48,16 +57,22 @@ class FakeEnv:
         max_steps: int = 4,
         terminates: bool = False,
         leaves: bool = False,
+        mask: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.device = torch.device("cpu")
         self.declaration = FakeDeclaration(max_steps)
+        self.state = FakeState()
         self.num_envs, self.num_agents = copies, agents
         group = Group("player", agents, Box(0.0, 1.0, (2,), np.float32), action_space)
         self.groups, self.agent_slices = {"player": group}, {"player": slice(0, agents)}
         self.alive = torch.ones(copies, agents, dtype=torch.bool)
-        self._reward, self._terminates, self._leaves = reward, terminates, leaves
+        self._reward, self._terminates, self._leaves, self._mask = reward, terminates, leaves, mask
         self._random = torch.Generator().manual_seed(0)
         self._time = 0
+
+    @property
+    def action_masks(self) -> dict[str, Tensor]:
+        return {} if self._mask is None else {"player": self._mask(self.context)}
 
     def reset(self) -> dict[str, Tensor]:
         self._time = 0

@@ -18,7 +18,7 @@ STEERED = dict(continuous_actions=True)
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "collect_treasure-v1": [{}, STEERED | dict(num_collectors=3, num_deposits=3, num_treasures=2)],
     "simple-v3": [{}, STEERED],
-    "simple_adversary-v3": [{}, STEERED | dict(N=9, num_agent_neighbors=11, num_landmark_neighbors=2)],
+    "simple_adversary-v3": [{}, STEERED | dict(N=5, num_agent_neighbors=7, num_landmark_neighbors=1)],
     "simple_crypto-v3": [{}, STEERED],
     "simple_formation-v1": [{}, STEERED | dict(N=1), dict(N=3, terminate_on_success=True)],
     "simple_line-v1": [{}, STEERED | dict(N=1), dict(N=3, terminate_on_success=True)],
@@ -61,7 +61,7 @@ MANY_SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "simple_world_comm-v3": [
         dict(num_good=6, num_adversaries=9, num_obstacles=3, num_food=4, num_forests=4),
-        STEERED | dict(num_good=20, num_adversaries=20),
+        STEERED | dict(num_good=10, num_adversaries=10),
         dict(num_good=2, num_adversaries=1, num_forests=1),
     ],
 }

@@ -10,7 +10,7 @@ struct AssignedParticles : Particles {
 
   METHOD float distance_to_target(int i, int k) const { return length(position(i) - Vector{target_x[k], target_y[k]}); }
 
-  // Rewards agents that move with `radius` for being near the targets, which must be set.
+  // Rewards the agents for being near the targets, which must be set.
   METHOD void reward_for_targets() {
     each(agents, [&](int i) {
       if (i == 0) assign();  // one after another; the rest of the step is shared out
