@@ -39,10 +39,11 @@ class Team {
 
   template <class Value>
   METHOD float sum(Range range, Value value) {
-    if constexpr (Geometry::num_agents > 32)
-      return sum_of_span(range.first, range.size, value);
-    else
-      return sum_of_few(range.size, [&](int part) { return value(range.first + part); });
+#ifdef __CUDACC__
+    return sum_of_few(range.size, [&](int part) { return value(range.first + part); });
+#else  // not the same for few: g++ 12 vectorises the plain loop over a constant number of values wrongly
+    return sum_of_span(range.first, range.size, value);
+#endif
   }
 
   template <class Key>
@@ -86,8 +87,7 @@ class Team {
     UNROLLED
     for (int half = 16; half > 0; half /= 2) {
       UNROLLED
-      for (int p = 0; p < half; ++p)
-        if (p + half < parts) partial[p] += partial[p + half];
+      for (int p = 0; p < half && p + half < parts; ++p) partial[p] += partial[p + half];
     }
     return partial[0];
   }
