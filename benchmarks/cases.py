@@ -81,6 +81,11 @@ def continuous(num_envs: int, agents: int, *, full: bool = False) -> list[Case]:
     return [*rows, Case("tag_continuous-v0", observed, num_envs, staying, "played", everybody_stays=True)]
 
 
+def packaged(env_id: str, num_envs: int) -> list[Case]:
+    """An environment as it is by default."""
+    return [Case(env_id, "full", num_envs, {}, "played")]
+
+
 GPU_CASES = [
     *gridworld(2_000, 5),
     *gridworld(100_000, 5),
@@ -95,6 +100,11 @@ GPU_CASES = [
     *continuous(16, 100_000),
     *continuous(2_000, 100, full=True),
     *continuous(2_000, 10, full=True),
+    *packaged("simple_tag-v3", 1_000_000),
+    *packaged("simple_spread-v3", 1_000_000),
+    *packaged("simple_tag-v3", 300_000),
+    *packaged("simple_spread-v3", 300_000),
+    *packaged("cartpole-v1", 1_000_000),
 ]
 CPU_CASES = [
     *gridworld(10_000, 5),
