@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from typing import Any
 
 import pytest
@@ -62,7 +63,9 @@ def test_a_step_does_not_wait_for_the_device() -> None:
     env = gpu_marl_envs.make_batched(GRID[0], num_envs=100, device="cuda", **GRID[1])
     env.reset()
     env.step(env.actions)
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the mode is new in torch
+        torch.cuda.set_sync_debug_mode("error")
     try:
         torch.cuda._sleep(200_000_000)
         done = torch.cuda.Event()

@@ -136,7 +136,12 @@ def test_the_resolved_configuration_makes_the_same_run(tmp_path: Path, make: Mak
     declaration = config.declaration()
     assert declaration == env.declaration
     again = make(
-        config.environment, config.num_envs, autoreset_mode="SAME_STEP", seed=config.seed, **declaration.params()
+        config.environment,
+        config.num_envs,
+        device="cpu",
+        autoreset_mode="SAME_STEP",
+        seed=config.seed,
+        **declaration.params(),
     )
     algorithm = config.default_algorithm()
     second = train(
