@@ -1,0 +1,269 @@
+// Runs the GPU's search for nearest agents on a CPU, a thread for each lane, and compares it with everyone looking at
+// each. What lanes do together (ballots, shuffles, reductions, barriers) is done over barriers of threads.
+//
+// The layout of memory comes as macros, from the package itself.
+#include <algorithm>
+#include <atomic>
+#include <barrier>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+constexpr int WARPS = 2;
+constexpr int ROUNDS = 2;  // over all ways to stand
+
+// ---- what CUDA brings ----
+
+static std::barrier<> block_barrier(32 * WARPS);
+static std::barrier<> warp_barrier[WARPS] = {std::barrier<>(32), std::barrier<>(32)};
+static std::uint32_t exchanged[WARPS][32];
+static thread_local int thread;
+
+using std::max;
+using std::min;
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+
+static void __syncwarp() { warp_barrier[thread / 32].arrive_and_wait(); }
+static void __syncthreads() { block_barrier.arrive_and_wait(); }
+static int __syncthreads_or(int) { std::abort(); }
+static int __syncthreads_count(int) { std::abort(); }
+
+template <class Combine>
+static std::uint32_t over_warp(std::uint32_t mine, Combine combine) {
+  exchanged[thread / 32][thread % 32] = mine;
+  __syncwarp();
+  const std::uint32_t result = combine(exchanged[thread / 32]);
+  __syncwarp();
+  return result;
+}
+
+static unsigned __ballot_sync(unsigned, bool mine) {
+  return over_warp(mine, [](const std::uint32_t* all) {
+    std::uint32_t bits = 0;
+    for (int lane = 0; lane < 32; ++lane) bits |= all[lane] << lane;
+    return bits;
+  });
+}
+static unsigned __reduce_max_sync(unsigned, unsigned mine) {
+  return over_warp(mine, [](const std::uint32_t* all) { return *std::max_element(all, all + 32); });
+}
+static unsigned __reduce_min_sync(unsigned, unsigned mine) {
+  return over_warp(mine, [](const std::uint32_t* all) { return *std::min_element(all, all + 32); });
+}
+static int __reduce_add_sync(unsigned, int mine) {
+  return static_cast<int>(over_warp(static_cast<std::uint32_t>(mine), [](const std::uint32_t* all) {
+    std::uint32_t sum = 0;
+    for (int lane = 0; lane < 32; ++lane) sum += all[lane];
+    return sum;
+  }));
+}
+
+template <class T>
+static T from_lane(T mine, int lane) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &mine, sizeof(bits));
+  bits = over_warp(bits, [&](const std::uint32_t* all) { return all[lane]; });
+  T result;
+  std::memcpy(&result, &bits, sizeof(bits));
+  return result;
+}
+template <class T>
+static T __shfl_sync(unsigned, T mine, int lane) {
+  return from_lane(mine, lane % 32);
+}
+template <class T>
+static T __shfl_down_sync(unsigned, T mine, int by) {
+  return from_lane(mine, thread % 32 + by < 32 ? thread % 32 + by : thread % 32);
+}
+template <class T>
+static T __shfl_up_sync(unsigned, T mine, int by) {
+  return from_lane(mine, thread % 32 >= by ? thread % 32 - by : thread % 32);
+}
+
+static int atomicAdd(int* target, int amount) { return std::atomic_ref<int>(*target).fetch_add(amount); }
+template <class Better>
+static void replace_if(unsigned* target, unsigned value, Better better) {
+  std::atomic_ref<unsigned> atomic(*target);
+  unsigned present = atomic.load();
+  while (better(value, present) && !atomic.compare_exchange_weak(present, value)) {
+  }
+}
+static void atomicMin(unsigned* target, unsigned value) {
+  replace_if(target, value, [](unsigned a, unsigned b) { return a < b; });
+}
+static void atomicMax(unsigned* target, unsigned value) {
+  replace_if(target, value, [](unsigned a, unsigned b) { return a > b; });
+}
+
+static std::uint32_t __float_as_uint(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return value == value ? bits : 0x7fffffffu;  // as a GPU writes NaN
+}
+static float __uint_as_float(std::uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(bits));
+  return value;
+}
+static int __popc(unsigned bits) { return __builtin_popcount(bits); }
+static int __clz(unsigned bits) { return bits ? __builtin_clz(bits) : 32; }
+static unsigned __funnelshift_l(unsigned low, unsigned high, int by) { return high << by | low >> (32 - by); }
+static float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+
+#include "engine/portable.cuh"
+#include "engine/range.cuh"
+
+struct Geometry {
+  static constexpr int num_agents = NUM_AGENTS, lanes = 32 * WARPS, blocks = 1, row_lanes = 4;
+  static constexpr int neighbors = NEIGHBORS, longest_list = LONGEST_LIST;
+  static constexpr int candidates = CANDIDATES, most_cells = MOST_CELLS, lists_at = LISTS_AT;
+  static constexpr float agents_per_cell = AGENTS_PER_CELL;
+};
+
+#include "engine/search_together.cuh"
+#include "engine/team_cuda.cuh"
+
+// ---- the comparison ----
+
+constexpr int K = NEIGHBORS;
+constexpr FixedRange<(NUM_AGENTS - AMONG) / 2, AMONG> among{};
+
+static float x[NUM_AGENTS], y[NUM_AGENTS];
+static bool eligible[NUM_AGENTS], asking[NUM_AGENTS];
+
+struct Answer {
+  int found;
+  int agent[K];
+};
+static Answer answer[NUM_AGENTS];
+
+struct Lane : Searcher {
+  void search(float limit, unsigned char* team_memory, unsigned char* warp_memory, float* scratch) {
+    lane_ = thread;
+    active_ = true;
+    scratch_ = scratch;
+    search_memory_ = team_memory;
+    warp_memory_ = warp_memory;
+    const auto is_eligible = [](int j) { return eligible[j]; };
+    const Search<K, decltype(among), decltype(is_eligible)> what{among, x, y, limit, is_eligible};
+    const auto prepared = prepare<LISTED>(what, [](int i) { return asking[i]; });
+    for (int i = lane_; i < NUM_AGENTS; i += Geometry::lanes) {
+      if (!asking[i]) continue;
+      const auto found = prepared.of(i);
+      answer[i].found = found.found;
+      for (int k = 0; k < found.found; ++k) answer[i].agent[k] = found[k];
+    }
+    synchronize();
+  }
+};
+
+static bool is_wrong(int i, float limit) {
+  const auto is_eligible = [](int j) { return eligible[j]; };
+  const auto expected = find_nearest(i, Search<K, Range, decltype(is_eligible)>{among, x, y, limit, is_eligible});
+  return expected.found != answer[i].found ||
+         !std::equal(answer[i].agent, answer[i].agent + expected.found, expected.index);
+}
+
+constexpr int LAYOUTS = 14;
+
+static void place(int i, int layout, float a, float b, float c) {
+  const auto set = [&](float to_x, float to_y) {
+    x[i] = to_x;
+    y[i] = to_y;
+  };
+  switch (layout) {
+    case 0:
+      return set(64 * a, 64 * b);  // anywhere
+    case 1:
+      return set(4 * std::floor(12 * a), 4 * std::floor(12 * b));  // on a lattice
+    case 2:
+      return set(64 * std::round(a), 64 * std::round(b));  // in corners
+    case 3:
+      return set(19.2f, 19.2f);  // at one point
+    case 4:
+      return set(a < .02f ? 3200 * a : 1 + 1e-3f * a, b < .02f ? 3200 * b : 1 + 1e-3f * b);  // a crowd, and strays
+    case 5:
+      return set(64 * a, 64 * a);  // on a diagonal
+    case 6:
+      return set(0, 64 * b);  // on a line
+    case 7:
+      return set(1e6f + 64 * a, -3e6f + 64 * b);  // far from the origin
+    case 8:
+      return set(i % 7 == 0 ? NAN : 64 * a, i % 11 == 3 ? INFINITY : 64 * b);  // some nowhere
+    case 9:
+      return set(std::exp(60 * (a - .5f)) * (b - .5f), std::exp(60 * (a - .5f)) * (c - .5f));  // of all scales
+    case 10:
+      return set(1e-40f * a, 1e-40f * b);  // hardly apart
+    case 11:
+      return set(i % 2 * 1e20f + 1e19f * a, 1e19f * b);  // squares overflow
+    case 12:
+      return set(std::round(30 * a) * 0.25f + 1000, std::round(30 * b) * 0.25f - 1000);  // a fine lattice
+    default:
+      return set(1e10f * (a - .5f), 1e10f * (b - .5f));  // a wide field
+  }
+}
+
+int main() {
+  static float limit;
+  static bool over = false;
+  std::vector<float> scratch(1024);
+  std::unique_ptr<unsigned char, decltype(&std::free)> team_memory(
+      static_cast<unsigned char*>(std::aligned_alloc(16, SEARCH_BYTES)), &std::free);
+  const std::size_t warp_bytes = Candidates<Geometry::candidates>::bytes;
+  std::unique_ptr<unsigned char, decltype(&std::free)> warp_memory(
+      static_cast<unsigned char*>(std::aligned_alloc(16, WARPS * warp_bytes)), &std::free);
+  std::barrier<> turn(32 * WARPS + 1);
+  std::vector<std::thread> lanes;
+  for (int t = 0; t < 32 * WARPS; ++t)
+    lanes.emplace_back([&, t] {
+      thread = t;
+      Lane lane;
+      for (;;) {
+        turn.arrive_and_wait();
+        if (over) return;
+        lane.search(limit, team_memory.get(), warp_memory.get() + t / 32 * warp_bytes, scratch.data());
+        turn.arrive_and_wait();
+      }
+    });
+
+  std::mt19937 bits(1);
+  const auto draw = [&] { return static_cast<float>(bits() >> 8) * 0x1p-24f; };
+  int wrong_cases = 0, cases = 0;
+  for (; cases < ROUNDS * LAYOUTS; ++cases) {
+    const int layout = cases % LAYOUTS;
+    const int who = (cases + cases / LAYOUTS) % 4, reach = (cases / 2 + cases / LAYOUTS) % 3;
+    for (int i = 0; i < NUM_AGENTS; ++i) {
+      place(i, layout, draw(), draw(), draw());
+      const float chance = who == 0 ? 1.0f : who == 1 ? 0.7f : who == 2 ? 0.02f : 0.6f;
+      eligible[i] = draw() < chance;
+      asking[i] = who == 2 || (who == 3 ? draw() < 0.5f : eligible[i]);
+    }
+    const float within = reach == 0 ? INFINITY : reach == 1 ? 2.0f : 0.3f;
+    limit = within * within;
+    turn.arrive_and_wait();
+    turn.arrive_and_wait();
+    int wrong = 0;
+    for (int i = 0; i < NUM_AGENTS; ++i) wrong += asking[i] && is_wrong(i, limit) ? 1 : 0;
+    if (wrong == 0) continue;
+    ++wrong_cases;
+    std::printf("layout %d, eligible %d, reach %d: %d agents found others\n", layout, who, reach, wrong);
+  }
+  over = true;
+  turn.arrive_and_wait();
+  for (std::thread& lane : lanes) lane.join();
+  std::printf("%d of %d cases are wrong\n", wrong_cases, cases);
+  return wrong_cases == 0 ? 0 : 1;
+}

@@ -1,0 +1,61 @@
+"""The GPU's search for nearest agents finds on a CPU, lane by lane, what everyone finds who looks at each."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gpu_marl_envs import registry
+from gpu_marl_envs.backends.layout import cuda_layout
+from gpu_marl_envs.sources import sources_folder
+
+SOURCE = Path(__file__).with_name("search_on_threads.cpp")
+FLAGS = ["-std=c++20", "-O1", "-g", "-ffp-contract=off", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-pthread"]
+
+
+@pytest.mark.parametrize(
+    ("agents", "among", "neighbors", "listed"),
+    [
+        (40, 40, 14, True),
+        (110, 110, 10, True),
+        pytest.param(192, 192, 30, True, marks=pytest.mark.slow),
+        (250, 120, 5, True),
+        (250, 100, 1, False),
+        pytest.param(320, 320, 1, False, marks=pytest.mark.slow),
+        (500, 500, 10, True),
+        pytest.param(1000, 700, 25, True, marks=pytest.mark.slow),
+    ],
+)
+def test_lanes_find_together_what_each_finds_alone(
+    tmp_path: Path, agents: int, among: int, neighbors: int, listed: bool
+) -> None:
+    """Whatever the positions; memory is as large as the layout says, and watched by the sanitizers."""
+    environment = registry.get("tag_continuous-v0").make(
+        num_taggers=1, num_runners=agents - 1, use_full_observation=False, num_other_agents_observed=neighbors
+    )
+    search = cuda_layout(environment, 227 * 1024).search
+    macros = {
+        "NUM_AGENTS": agents,
+        "AMONG": among,
+        "NEIGHBORS": neighbors,
+        "LISTED": str(listed).lower(),
+        "LONGEST_LIST": search.longest_list,
+        "CANDIDATES": search.candidates,
+        "MOST_CELLS": search.most_cells,
+        "AGENTS_PER_CELL": f"{search.agents_per_cell!r}f",
+        "LISTS_AT": search.lists_at,
+        "SEARCH_BYTES": search.size,
+    }
+    program = tmp_path / "search"
+    defined = [f"-D{name}={value}" for name, value in macros.items()]
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("the lanes need g++ with C++20's barriers")
+    command = [compiler, *FLAGS, f"-I{sources_folder()}", *defined, "-o", str(program), str(SOURCE)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
