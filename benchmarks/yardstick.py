@@ -39,6 +39,7 @@ SOURCE = Path(__file__).parent / "yardstick" / "tag_gridworld.c"
 FLAGS = ["-std=c11", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
 TAGGERS = 4
 CHECKED_STEPS = 400  # of which some hundred end an episode
+FEWEST_FOR_THREADS = 1_000  # copies; with fewer, waking threads is what would be timed
 CASES = [(10_000, False), (10_000, True), (100, False)]  # copies, and whether everything is observed
 TENSORS: tuple[str, ...] = ("x", "y", "time", "random", "returns", "episode_return", "episode_length", "observation")
 TENSORS += ("final_observation", "reward", "terminated", "truncated", "done")
@@ -247,6 +248,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for threads, (num_envs, full) in itertools.product(dict.fromkeys(arguments.threads), CASES):
+        if threads > 1 and num_envs < FEWEST_FOR_THREADS:
+            continue
         torch.set_num_threads(threads)
         found = compare(num_envs, full, rounds=arguments.rounds, seconds=arguments.seconds)
         rows.append(vars(found))
