@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cases import NEAREST
 
 from gpu_marl_envs import ids, make_batched
 from gpu_marl_envs.batched import BatchedEnv
@@ -27,22 +28,8 @@ from gpu_marl_envs.training.learner import make_learners, policies_by_group, res
 from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for
 from gpu_marl_envs.training.sampling import sample_categorical
 
-# The large setting of WarpDrive's tag_continuous: 10 nearest observed on a square of side 20.
-CROWD: dict[str, Any] = {
-    "num_taggers": 10,
-    "num_runners": 100,
-    "grid_length": 20.0,
-    "episode_length": 500,
-    "min_acceleration": -0.1,
-    "max_acceleration": 0.1,
-    "min_turn": -2.356,
-    "max_turn": 2.356,
-    "num_acceleration_levels": 20,
-    "num_turn_levels": 20,
-    "tagging_distance": 0.02,
-    "num_other_agents_observed": 10,
-    "use_full_observation": False,
-}
+# The large setting of WarpDrive's tag_continuous, with its numbers of agents.
+CROWD: dict[str, Any] = {**NEAREST, "num_taggers": 10, "num_runners": 100}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from gpu_marl_envs.errors import DeclarationError
 from gpu_marl_envs.rendering import INK, Canvas, Colour
 from gpu_marl_envs.spec import ActionSpace, Environment, Field, Group, param
 
@@ -117,7 +118,7 @@ class Particles(Environment):
 
     def discs(self, state: Mapping[str, Any]) -> list[Disc]:
         """Every body, in the order in which they are drawn one over another; ``state`` as for ``draw``."""
-        raise NotImplementedError
+        raise DeclarationError(f"{type(self).__name__} must define discs().")
 
     def words(self, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """How much of each word ``[words]`` the agents say that can speak, by agent."""

@@ -122,15 +122,13 @@ class Candidates {
 
   // The distance that a stand-in amounts to at most.
   METHOD float radius(float at_x, float at_y, float stand_in) const {
-    const float shift = 2.0f * ((at_x - center_x) * center_x + (at_y - center_y) * center_y);
-    const float squared = stand_in + shift + squared_distance_to_center(at_x, at_y) + slack(at_x, at_y);
+    const float squared = stand_in + to_distance(at_x, at_y) + slack(at_x, at_y);
     return sqrtf(fmaxf(squared, 0.0f)) * 1.00001f;
   }
 
   // The reverse: what candidates at a squared distance keep below.
   METHOD float stand_in(float at_x, float at_y, float squared) const {
-    const float shift = 2.0f * ((at_x - center_x) * center_x + (at_y - center_y) * center_y);
-    return squared - shift - squared_distance_to_center(at_x, at_y) + slack(at_x, at_y);
+    return squared - to_distance(at_x, at_y) + slack(at_x, at_y);
   }
 
   // The K nearest to (at_x, at_y), the candidate at place `self` apart, that are closer than the square root of
@@ -167,6 +165,12 @@ class Candidates {
   template <int K>
   METHOD static constexpr int columns() {
     return K <= 4 ? 8 : K <= 14 ? 24 : 40;
+  }
+
+  // What a stand-in lacks of the squared distance.
+  METHOD float to_distance(float at_x, float at_y) const {
+    const float shift = 2.0f * ((at_x - center_x) * center_x + (at_y - center_y) * center_y);
+    return shift + squared_distance_to_center(at_x, at_y);
   }
 
   // Stand-ins are rounded a few times, at the size of `span` times the distance from the origin.
