@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
-from references.games import FAST, FAST_A2C, SMALL, FakeEnv, matching_bit, play
+from references.games import FAST, FAST_A2C, SMALL, TAG, FakeEnv, matching_bit, play
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -39,7 +39,6 @@ from gpu_marl_envs.training.rollout import Rollout, global_state
 from gpu_marl_envs.training.samples import gather_samples, normalized
 
 Make = Callable[..., BatchedEnv]
-TAG = {"num_taggers": 2, "num_runners": 3, "episode_length": 12, "tagging_distance": 0.1}
 BOTH = [pytest.param(FAST, id="ppo"), pytest.param(FAST_A2C, id="a2c")]
 
 pytestmark = pytest.mark.usefixtures("one_thread")

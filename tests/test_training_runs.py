@@ -22,7 +22,7 @@ import pytest
 import torch
 import yaml
 from gymnasium.spaces import Discrete
-from references.games import FAST, SMALL, FakeEnv, matching_bit
+from references.games import FAST, SMALL, TAG, FakeEnv, matching_bit
 from torch import Tensor
 
 from gpu_marl_envs import make_batched
@@ -50,7 +50,6 @@ from gpu_marl_envs.training.evaluate import act, cross_play, evaluate, random_po
 from gpu_marl_envs.training.metrics import Metrics, Readback
 
 Make = Callable[..., BatchedEnv]
-TAG = {"num_taggers": 2, "num_runners": 3, "episode_length": 12, "tagging_distance": 0.1}
 # All that has a state of its own, in both algorithms.
 STATEFUL = {"rollout_steps": 7, "normalize_observations": True, "normalize_returns": True, **SMALL}
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from gpu_marl_envs.spec import Group
 from gpu_marl_envs.training import A2C, PPO
 
+TAG = {"num_taggers": 2, "num_runners": 3, "episode_length": 12, "tagging_distance": 0.1}
 SMALL = {"hidden_size": 16, "hidden_layers": 1}
 FAST = PPO(rollout_steps=8, learning_rate=1e-2, discount=0.5, **SMALL)
 FAST_A2C = A2C(rollout_steps=8, learning_rate=1e-2, discount=0.5, optimizer_name="adam", **SMALL)
