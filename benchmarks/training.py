@@ -202,7 +202,8 @@ class Parts:
 
     def learn(self) -> None:
         for learner in self.learners.values():
-            learner.learn(self.rollout, 0.5, self.generator)
+            learner.schedule(0.5)
+            learner.learn(self.rollout, self.generator)
 
     def estimate(self) -> None:
         for group in self.rollout.groups.values():

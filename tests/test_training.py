@@ -148,7 +148,9 @@ def test_an_iteration_neither_waits_for_the_device_nor_depends_on_data(
     monkeypatch.setattr(samples, "keeps_dead_samples", lambda device: True)
     with WhatDependsOnData() as watch:
         rollout.collect(generator)
-        terms = [learner.learn(rollout, 0.5, generator) for learner in learners.values()]
+        for learner in learners.values():
+            learner.schedule(0.5)
+        terms = [learner.learn(rollout, generator) for learner in learners.values()]
         rollout.episode_means()
     # Clipping and optimizers of the CPU read numbers that they leave on a GPU; see the next test for them.
     assert watch.found <= {"_local_scalar_dense"} and all(terms)

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from gpu_marl_envs.training.algorithm import Algorithm, gradient_step, hyperparameter
+from gpu_marl_envs.training.algorithm import Algorithm, adam, gradient_step, hyperparameter
 from gpu_marl_envs.training.learner import Learner
 from gpu_marl_envs.training.policies import ActorCritic
 from gpu_marl_envs.training.samples import Samples, explained_variance, normalized, weighted_mean
@@ -24,6 +24,7 @@ class A2C(Algorithm):
     """Advantage actor-critic; the fields are its hyperparameters."""
 
     name: ClassVar[str] = "a2c"
+    coefficients: ClassVar[tuple[str, ...]] = ("entropy_coefficient",)
 
     rollout_steps: int = hyperparameter(5, "steps of every copy between two updates (t_max)", low=1)
     learning_rate: Schedule | float | str = hyperparameter("0:7e-4,1:0", "step size of the optimizer; scheduled", low=0)
@@ -35,15 +36,11 @@ class A2C(Algorithm):
     rmsprop_decay: float = hyperparameter(0.99, "weight of the past in RMSProp's average (α)", low=0, high=1)
     optimizer_epsilon: float = hyperparameter(1e-5, "term in the optimizer's denominator", low=0)
 
-    def update(
-        self, learner: Learner, samples: Samples, fraction: float, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def update(self, learner: Learner, samples: Samples, generator: torch.Generator) -> dict[str, Tensor]:
         """The body of algorithm S3's loop, from all copies at once."""
         if self.normalize_advantages:
             samples = normalized(samples)
-        # Filled on the device: a copy from the host would wait for it.
-        entropy_coefficient = samples.weight.new_full((), self.at("entropy_coefficient", fraction))
-        loss, terms = learner.loss(samples, entropy_coefficient)
+        loss, terms = learner.loss(samples, *learner.coefficients.values())
         norm = gradient_step(learner, loss)
         return {key: term.detach() for key, term in terms.items()} | {
             "gradient_norm": norm,
@@ -60,11 +57,15 @@ class A2C(Algorithm):
         loss = policy_loss + self.value_coefficient * value_loss - entropy_coefficient * mean_entropy
         return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": mean_entropy}
 
-    def optimizer(self, policy: ActorCritic) -> torch.optim.Optimizer:
+    def optimizer(self, policy: ActorCritic, learning_rate: float | Tensor) -> torch.optim.Optimizer:
         """RMSProp with statistics shared by all copies, as in the paper; or Adam."""
-        rate = self.at("learning_rate", 0.0)
         if self.optimizer_name == "adam":
-            return torch.optim.Adam(policy.parameters(), lr=rate, eps=self.optimizer_epsilon, fused=True)
+            return adam(policy, learning_rate, self.optimizer_epsilon)
         return torch.optim.RMSprop(
-            policy.parameters(), lr=rate, alpha=self.rmsprop_decay, eps=self.optimizer_epsilon, foreach=True
+            policy.parameters(),
+            lr=learning_rate,
+            alpha=self.rmsprop_decay,
+            eps=self.optimizer_epsilon,
+            foreach=True,
+            capturable=isinstance(learning_rate, Tensor),
         )

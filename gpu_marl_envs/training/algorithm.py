@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gpu_marl_envs.training.policies import ActorCritic
     from gpu_marl_envs.training.samples import Samples
 
-__all__ = ["Algorithm", "TrainingError", "algorithm_named", "algorithms", "gradient_step", "hyperparameter"]
+__all__ = ["Algorithm", "TrainingError", "adam", "algorithm_named", "algorithms", "gradient_step", "hyperparameter"]
 
 
 class TrainingError(GpuMarlError, ArithmeticError):
@@ -38,12 +38,14 @@ class Algorithm(Parametrised, ABC):
 
     Class attributes that an algorithm sets:
         name: what ``gpu-marl train --algo`` calls it.
+        coefficients: the scheduled hyperparameters that its loss takes, in this order.
 
     Raises:
         ParameterError: a hyperparameter has the wrong type or lies outside its valid range.
     """
 
     name: ClassVar[str]
+    coefficients: ClassVar[tuple[str, ...]]
     rich_types: ClassVar[tuple[type, ...]] = (Schedule,)
 
     rollout_steps: int = hyperparameter(32, "steps of every copy between two updates (T)", low=1)
@@ -67,16 +69,18 @@ class Algorithm(Parametrised, ABC):
     bfloat16: bool = hyperparameter(False, "compute networks in bfloat16 where that is safe")
     compile_loss: bool = hyperparameter(False, "compile the loss with torch.compile")
 
+    @property
+    def waits_for_device(self) -> bool:
+        """Whether :meth:`update` decides by what it computed, so that it cannot be recorded as a CUDA graph."""
+        return False
+
     @abstractmethod
-    def update(
-        self, learner: Learner, samples: Samples, fraction: float, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def update(self, learner: Learner, samples: Samples, generator: torch.Generator) -> dict[str, Tensor]:
         """Improves a policy.
 
         Args:
-            learner: the policy and its optimizer.
+            learner: the policy, its optimizer and the present coefficients of the loss.
             samples: what its agents did in the last rollout.
-            fraction: how much of the run is done, from 0 to 1, for schedules.
             generator: random numbers on the device.
 
         Returns:
@@ -84,12 +88,12 @@ class Algorithm(Parametrised, ABC):
         """
 
     @abstractmethod
-    def optimizer(self, policy: ActorCritic) -> torch.optim.Optimizer:
-        """The optimizer of a policy's weights."""
+    def optimizer(self, policy: ActorCritic, learning_rate: float | Tensor) -> torch.optim.Optimizer:
+        """The optimizer of a policy's weights; with a learning rate on the device, it must run in a CUDA graph."""
 
     @abstractmethod
     def loss(self, policy: ActorCritic, samples: Samples, *coefficients: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is minimised, and its terms; the coefficients are those that :meth:`update` schedules."""
+        """What is minimised, and its terms; the coefficients are those that the algorithm names."""
 
     def network(self) -> MLP:
         """What makes the networks, where they are not the user's own."""
@@ -112,6 +116,12 @@ def gradient_step(learner: Learner, loss: Tensor) -> Tensor:
     norm = nn.utils.clip_grad_norm_(learner.policy.parameters(), learner.algorithm.max_gradient_norm)
     learner.optimizer.step()
     return norm
+
+
+def adam(policy: ActorCritic, learning_rate: float | Tensor, epsilon: float) -> torch.optim.Optimizer:
+    """Adam over a policy's weights, as one kernel for all of them."""
+    on_device = isinstance(learning_rate, Tensor)
+    return torch.optim.Adam(policy.parameters(), lr=learning_rate, eps=epsilon, fused=True, capturable=on_device)
 
 
 def algorithms() -> dict[str, type[Algorithm]]:

@@ -16,7 +16,8 @@ from gpu_marl_envs.training.session import Session, train
 
 FIRST = {"cpu": 16, "cuda": 256}  # copies to begin with, by type of device
 KEPT = 0.9  # share of the best throughput that a larger batch must keep
-ITERATIONS = 3  # measured with each number of copies, after one that warms up
+ITERATIONS = 3  # measured with each number of copies, after those that warm up
+WARM_UP = 2  # the first one, and on a GPU the second, which is recorded as a graph
 LONGEST_ITERATION = 2.0  # seconds; a batch that takes longer learns too seldom
 MEMORY_FACTOR = 4  # memory of an iteration in sizes of its rollout, by experience: the update keeps activations
 
@@ -83,13 +84,13 @@ def _measure(
     def stop_after_some(session: Session) -> None:
         nonlocal memory
         memory = session.rollout_bytes
-        session.interrupted = session.iteration > ITERATIONS
+        session.interrupted = session.iteration >= WARM_UP + ITERATIONS
 
     steps = env.num_envs * env.num_agents * rollout_steps(resolve_policies(env, algorithm, policies))
     result = train(
         env, algorithm, policies=policies, total_steps=10**15, progress=False, after_iteration=stop_after_some
     )
-    rate = statistics.median(row["agent_steps_per_second"] for row in result.history[1:])
+    rate = statistics.median(row["agent_steps_per_second"] for row in result.history[WARM_UP:])
     return rate, steps / rate, memory
 
 

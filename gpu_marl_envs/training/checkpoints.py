@@ -157,7 +157,7 @@ class Checkpoint:
             )
             learners[name] = Learner(name, spec, policies[saved["groups"][0]])
             if saved["optimizer"] is not None:
-                learners[name].optimizer.load_state_dict(saved["optimizer"])
+                learners[name].restore_optimizer(saved["optimizer"])
         return learners
 
     def _policy(self, env: BatchedEnv, name: str, group: str) -> ActorCritic:

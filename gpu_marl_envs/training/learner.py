@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ class Learner:
         algorithm: what trains it.
         groups: that it plays.
         optimizer: of its weights, if it is not frozen.
+        coefficients: what the algorithm schedules beside the learning rate, by name, on the device.
         loss: of samples and scheduled coefficients; see :meth:`Algorithm.loss`.
     """
 
@@ -61,31 +63,49 @@ class Learner:
         assert spec.algorithm is not None
         self.name, self.spec, self.policy = name, spec, policy
         self.algorithm, self.groups, self.frozen = spec.algorithm, tuple(spec.groups), spec.frozen
+        device = next(policy.parameters()).device
+        self.coefficients = {name: torch.zeros((), device=device) for name in self.algorithm.coefficients}
         if not self.frozen:
-            self.optimizer = self.algorithm.optimizer(policy)
+            rate = self.algorithm.at("learning_rate", 0.0)
+            # What a CUDA graph is to see change lies on the device.
+            self.optimizer = self.algorithm.optimizer(
+                policy, torch.tensor(rate, device=device) if device.type == "cuda" else rate
+            )
             self.loss = partial(self.algorithm.loss, policy)
             if self.algorithm.compile_loss:
                 self.loss = torch.compile(self.loss)
 
-    def learn(self, rollout: Rollout, fraction: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """Improves the policy by what its agents did; returns scalars to report, none if no agent was in the game."""
-        algorithm = self.algorithm
-        self.set_learning_rate(algorithm.at("learning_rate", fraction))
-        samples = gather_samples(rollout, self.groups, self.policy, algorithm.discount, algorithm.gae_lambda)
-        if not len(samples.weight):
-            return {}
-        terms = algorithm.update(self, samples, fraction, generator)
-        # Only now, so that the update saw the inputs as the policy that acted did.
-        self.policy.observe_inputs(samples.observation, samples.state, samples.weight)
-        return terms
-
-    def set_learning_rate(self, rate: float) -> None:
-        """From the next step of the optimizer on."""
+    def schedule(self, fraction: float) -> None:
+        """Sets the learning rate and the coefficients to what they are when ``fraction`` of the run is done."""
+        for name, coefficient in self.coefficients.items():
+            coefficient.fill_(self.algorithm.at(name, fraction))
+        rate = self.algorithm.at("learning_rate", fraction)
         for parameters in self.optimizer.param_groups:
             if isinstance(parameters["lr"], Tensor):
                 parameters["lr"].fill_(rate)
             else:
                 parameters["lr"] = rate
+
+    def learn(self, rollout: Rollout, generator: torch.Generator) -> dict[str, Tensor]:
+        """Improves the policy by what its agents did; returns scalars to report, none if no agent was in the game.
+
+        A CUDA graph can hold it, unless the algorithm waits for the device.
+        """
+        algorithm = self.algorithm
+        samples = gather_samples(rollout, self.groups, self.policy, algorithm.discount, algorithm.gae_lambda)
+        if not len(samples.weight):
+            return {}
+        terms = algorithm.update(self, samples, generator)
+        # Only now, so that the update saw the inputs as the policy that acted did.
+        self.policy.observe_inputs(samples.observation, samples.state, samples.weight)
+        return terms
+
+    def restore_optimizer(self, saved: dict[str, Any]) -> None:
+        """Takes over the state of an optimizer, but not its options, which are this device's."""
+        options = [{key: value for key, value in g.items() if key != "params"} for g in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(saved)
+        for parameters, own in zip(self.optimizer.param_groups, options, strict=True):
+            parameters.update(own)
 
 
 def resolve_policies(

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gpu_marl_envs.training.algorithm import Algorithm, gradient_step, hyperparameter
+from gpu_marl_envs.training.algorithm import Algorithm, adam, gradient_step, hyperparameter
 from gpu_marl_envs.training.learner import Learner
 from gpu_marl_envs.training.policies import ActorCritic
 from gpu_marl_envs.training.samples import Samples, explained_variance, normalized, weighted_mean
@@ -28,6 +28,7 @@ class PPO(Algorithm):
     """Proximal policy optimization; the fields are its hyperparameters."""
 
     name: ClassVar[str] = "ppo"
+    coefficients: ClassVar[tuple[str, ...]] = ("clip_range", "entropy_coefficient")
 
     epochs: int = hyperparameter(4, "passes over each rollout (K)", low=1)
     minibatches: int = hyperparameter(4, "parts that each pass is split into, one gradient step each", low=1)
@@ -40,20 +41,19 @@ class PPO(Algorithm):
     )
     adam_epsilon: float = hyperparameter(1e-5, "term in Adam's denominator", low=0)
 
-    def update(
-        self, learner: Learner, samples: Samples, fraction: float, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    @property
+    def waits_for_device(self) -> bool:
+        return self.target_kl > 0
+
+    def update(self, learner: Learner, samples: Samples, generator: torch.Generator) -> dict[str, Tensor]:
         """Algorithm 1 of the paper: K epochs of minibatch steps on L^CLIP+VF+S; returns means of what was seen."""
         if self.normalize_advantages:
             samples = normalized(samples)
-        scheduled = ("clip_range", "entropy_coefficient")
-        # Filled on the device: a copy from the host would wait for it.
-        coefficients = [samples.weight.new_full((), self.at(name, fraction)) for name in scheduled]
         seen: list[dict[str, Tensor]] = []
         for _ in range(self.epochs):
             before = len(seen)
             for minibatch in self.shuffled_minibatches(samples, generator):
-                loss, terms = learner.loss(minibatch, *coefficients)
+                loss, terms = learner.loss(minibatch, *learner.coefficients.values())
                 norm = gradient_step(learner, loss)
                 seen.append({key: term.detach() for key, term in terms.items()} | {"gradient_norm": norm})
             # The only place where an update waits for the device, and only where it is asked for.
@@ -92,10 +92,9 @@ class PPO(Algorithm):
             }
         return loss, terms
 
-    def optimizer(self, policy: ActorCritic) -> torch.optim.Optimizer:
+    def optimizer(self, policy: ActorCritic, learning_rate: float | Tensor) -> torch.optim.Optimizer:
         """Adam, as in the paper."""
-        rate = self.at("learning_rate", 0.0)
-        return torch.optim.Adam(policy.parameters(), lr=rate, eps=self.adam_epsilon, fused=True)
+        return adam(policy, learning_rate, self.adam_epsilon)
 
 
 def clipped_objective(log_ratio: Tensor, advantage: Tensor, clip_range: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -31,6 +32,7 @@ from gpu_marl_envs.training.learner import (
 )
 from gpu_marl_envs.training.metrics import WANDB_ID_NAME, Metrics, Readback
 from gpu_marl_envs.training.policies import ActorCritic
+from gpu_marl_envs.training.recording import Recorded
 from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for, check_autoreset_mode
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints of a run
@@ -83,7 +85,7 @@ class Session:
         checkpoint_seconds: float,
         after_iteration: Callable[[Session], None] | None,
     ) -> None:
-        self.seed = seed
+        self.seed, self._env = seed, env
         self.generator = torch.Generator(env.device).manual_seed(seed)
         self.learners = dict(learners)
         self.policies = policies_by_group(learners)
@@ -91,7 +93,9 @@ class Session:
         self.interrupted = False
         steps = rollout_steps({name: learner.spec for name, learner in learners.items()})
         self._rollout = _rollout(env, self.policies, steps)
-        self._env, self._metrics, self._readback = env, metrics, Readback(env.device)
+        self._collect = Recorded(partial(self._rollout.collect, self.generator), env.device)
+        self._learn = {name: self._learning_of(learner) for name, learner in learners.items() if not learner.frozen}
+        self._metrics, self._readback = metrics, Readback(env.device)
         self._total_steps, self._max_seconds, self._folder = total_steps, max_seconds, folder
         self._checkpoint_seconds, self._after_iteration = checkpoint_seconds, after_iteration
         self._seconds_before = 0.0
@@ -121,14 +125,16 @@ class Session:
     def run(self) -> None:
         """Trains to the end of the run."""
         while self.running:
-            self._rollout.collect(self.generator)
-            terms = {
-                name: learner.learn(self._rollout, self.fraction, self.generator)
-                for name, learner in self.learners.items()
-                if not learner.frozen
-            }
-            self._finish_iteration(terms)
+            self._collect()
+            for name in self._learn:
+                self.learners[name].schedule(self.fraction)
+            self._finish_iteration({name: learn() for name, learn in self._learn.items()})
         self._readback.finish()
+
+    def _learning_of(self, learner: Learner) -> Callable[[], dict[str, Tensor]]:
+        """One policy's part of an iteration."""
+        learn = partial(learner.learn, self._rollout, self.generator)
+        return learn if learner.algorithm.waits_for_device else Recorded(learn, self._env.device)
 
     def _finish_iteration(self, terms: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Counts, reports and now and then saves.
