@@ -68,6 +68,7 @@ class Algorithm(Parametrised, ABC):
     central_critic: bool = hyperparameter(False, "let the critic see the environment's state (MAPPO)")
     bfloat16: bool = hyperparameter(False, "compute networks in bfloat16 where that is safe")
     compile_loss: bool = hyperparameter(False, "compile the loss with torch.compile")
+    cuda_graphs: bool = hyperparameter(True, "on a GPU, record iterations as CUDA graphs and replay them")
 
     @property
     def waits_for_device(self) -> bool:

@@ -83,7 +83,7 @@ def _measure(
 
     def stop_after_some(session: Session) -> None:
         nonlocal memory
-        memory = session.rollout_bytes
+        memory = session.rollout.nbytes
         session.interrupted = session.iteration >= WARM_UP + ITERATIONS
 
     steps = env.num_envs * env.num_agents * rollout_steps(resolve_policies(env, algorithm, policies))

@@ -32,7 +32,7 @@ from gpu_marl_envs.training.learner import (
 )
 from gpu_marl_envs.training.metrics import WANDB_ID_NAME, Metrics, Readback
 from gpu_marl_envs.training.policies import ActorCritic
-from gpu_marl_envs.training.recording import Recorded
+from gpu_marl_envs.training.recording import Recorded, Result
 from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for, check_autoreset_mode
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints of a run
@@ -67,6 +67,7 @@ class Session:
         generator: random numbers on the environment's device.
         learners: by the name of their policies.
         policies: by the group that they play.
+        rollout: the steps of the last iteration.
         iteration: number of finished iterations.
         agent_steps: steps taken, summed over copies and agents.
         interrupted: whether the run is to stop after this iteration.
@@ -92,8 +93,9 @@ class Session:
         self.iteration = self.agent_steps = 0
         self.interrupted = False
         steps = rollout_steps({name: learner.spec for name, learner in learners.items()})
-        self._rollout = _rollout(env, self.policies, steps)
-        self._collect = Recorded(partial(self._rollout.collect, self.generator), env.device)
+        self.rollout = _rollout(env, self.policies, steps)
+        graphs = all(learner.algorithm.cuda_graphs for learner in learners.values())
+        self._collect = self._recorded(partial(self.rollout.collect, self.generator), "collecting a rollout", graphs)
         self._learn = {name: self._learning_of(learner) for name, learner in learners.items() if not learner.frozen}
         self._metrics, self._readback = metrics, Readback(env.device)
         self._total_steps, self._max_seconds, self._folder = total_steps, max_seconds, folder
@@ -117,11 +119,6 @@ class Session:
         """Wall-clock time that the run has taken, those before it was resumed included."""
         return self._seconds_before + time.monotonic() - self._started
 
-    @property
-    def rollout_bytes(self) -> int:
-        """Memory that the steps of one iteration take."""
-        return self._rollout.nbytes
-
     def run(self) -> None:
         """Trains to the end of the run."""
         while self.running:
@@ -133,8 +130,12 @@ class Session:
 
     def _learning_of(self, learner: Learner) -> Callable[[], dict[str, Tensor]]:
         """One policy's part of an iteration."""
-        learn = partial(learner.learn, self._rollout, self.generator)
-        return learn if learner.algorithm.waits_for_device else Recorded(learn, self._env.device)
+        graphs = learner.algorithm.cuda_graphs and not learner.algorithm.waits_for_device
+        learn = partial(learner.learn, self.rollout, self.generator)
+        return self._recorded(learn, f"the update of policy {learner.name!r}", graphs)
+
+    def _recorded(self, work: Callable[[], Result], what: str, graphs: bool) -> Callable[[], Result]:
+        return Recorded(work, what, self._env.device) if graphs and self._env.device.type == "cuda" else work
 
     def _finish_iteration(self, terms: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Counts, reports and now and then saves.
@@ -143,11 +144,11 @@ class Session:
             terms: scalars by policy and quantity, which must be finite.
         """
         self.iteration += 1
-        steps = self._rollout.steps * self._env.num_envs * self._env.num_agents
+        steps = self.rollout.steps * self._env.num_envs * self._env.num_agents
         self.agent_steps += steps
         counted = {"iteration": float(self.iteration), "agent_steps": float(self.agent_steps)}
         finite = {f"{policy}/{key}": value for policy, group in terms.items() for key, value in group.items()}
-        others = self._rollout.episode_means()
+        others = self.rollout.episode_means()
 
         def report(values: list[float]) -> None:
             named = dict(zip([*finite, *others], values, strict=True))
@@ -200,7 +201,7 @@ class Session:
             policies={name: learner_state(learner) for name, learner in self.learners.items()},
             random_state=self.generator.get_state(),
             env_state=self._env.state.save(),
-            rollout=self._rollout.save(),
+            rollout=self.rollout.save(),
         ).save(path)
         self._saved = time.monotonic()
         return path
@@ -217,7 +218,7 @@ class Session:
         else:
             self.generator.manual_seed(self.seed + self.iteration)
         self._env.state.restore(checkpoint.env_state)
-        self._rollout.restore(checkpoint.rollout)
+        self.rollout.restore(checkpoint.rollout)
 
 
 def _rollout(env: BatchedEnv, policies: Mapping[str, ActorCritic], steps: int) -> Rollout:
