@@ -67,6 +67,7 @@ class Algorithm(Parametrised, ABC):
     orthogonal: bool = hyperparameter(True, "start with orthogonal weights, rather than torch's default")
     central_critic: bool = hyperparameter(False, "let the critic see the environment's state (MAPPO)")
     bfloat16: bool = hyperparameter(False, "compute networks in bfloat16 where that is safe")
+    tf32: bool = hyperparameter(False, "let a GPU round factors of float32 products to TF32, in all of the run")
     compile_loss: bool = hyperparameter(False, "compile the loss with torch.compile")
     cuda_graphs: bool = hyperparameter(True, "on a GPU, record iterations as CUDA graphs and replay them")
 

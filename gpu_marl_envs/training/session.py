@@ -289,7 +289,7 @@ def train(
     config = {}
     if folder is not None or wandb is not None:  # a network without a name can be trained, but not written down
         config = resolved(env, learners, total_steps=total_steps, seed=seed)
-    with Metrics(folder, total_steps, progress, wandb=wandb, config=config) as metrics, _on_stream_of(env):
+    with Metrics(folder, total_steps, progress, wandb=wandb, config=config) as metrics, _computing_for(env, learners):
         session = Session(
             env,
             learners,
@@ -362,7 +362,7 @@ def resume(
     learners = checkpoint.restore_learners(env)
     config = resolved(env, learners, total_steps=total_steps, seed=checkpoint.seed)
     metrics = Metrics(folder, total_steps, progress, wandb=wandb, config=config, agent_steps=checkpoint.agent_steps)
-    with metrics, _on_stream_of(env):
+    with metrics, _computing_for(env, learners):
         session = Session(
             env,
             learners,
@@ -419,13 +419,18 @@ def _stop_on_signal(session: Session) -> Iterator[None]:
 
 
 @contextmanager
-def _on_stream_of(env: BatchedEnv) -> Iterator[None]:
-    """On a GPU, puts the work on the stream where the environment's launches cost least."""
+def _computing_for(env: BatchedEnv, learners: Mapping[str, Learner]) -> Iterator[None]:
+    """On a GPU, puts the work on the stream where launches cost least, and lets products be as precise as asked."""
     if env.device.type != "cuda":
         yield
         return
-    present = torch.cuda.current_stream(env.device)
+    present, precision = torch.cuda.current_stream(env.device), torch.get_float32_matmul_precision()
     env.stream.wait_stream(present)
-    with torch.cuda.stream(env.stream):
-        yield
-    present.wait_stream(env.stream)
+    if any(learner.algorithm.tf32 for learner in learners.values()):
+        torch.set_float32_matmul_precision("high")
+    try:
+        with torch.cuda.stream(env.stream):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        present.wait_stream(env.stream)
