@@ -22,7 +22,7 @@ from gpu_marl_envs import ids, make_batched
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.benchmarking import provenance
 from gpu_marl_envs.testing import check_devices_agree
-from gpu_marl_envs.training import A2C, PPO, Algorithm, Session, train
+from gpu_marl_envs.training import A2C, PPO, Algorithm, RandomStream, Session, train
 from gpu_marl_envs.training.gae import generalized_advantages
 from gpu_marl_envs.training.learner import make_learners, policies_by_group, resolve_policies
 from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for
@@ -169,7 +169,7 @@ class Parts:
         self.learners = make_learners(env, resolve_policies(env, algorithm, None), 0)
         self.policies = policies_by_group(self.learners)
         self.rollout = Rollout(env, self.policies, algorithm.rollout_steps)
-        self.generator = torch.Generator(env.device).manual_seed(0)
+        self.random = RandomStream(0, env.device)
         self.collect()
         with torch.no_grad():
             self.parameters = {
@@ -178,7 +178,7 @@ class Parts:
             }
 
     def collect(self) -> None:
-        self.rollout.collect(self.generator)
+        self.rollout.collect(self.random)
 
     @torch.no_grad()
     def infer(self) -> None:
@@ -190,7 +190,7 @@ class Parts:
     def sample(self) -> None:
         for _ in range(self.rollout.steps):
             for name, policy in self.policies.items():
-                policy.distribution.sample(self.parameters[name], self.generator)
+                policy.distribution.sample(self.parameters[name], self.random)
 
     def step(self) -> None:
         for t in range(self.rollout.steps):
@@ -203,12 +203,13 @@ class Parts:
     def learn(self) -> None:
         for learner in self.learners.values():
             learner.schedule(0.5)
-            learner.learn(self.rollout, self.generator)
+            learner.learn(self.rollout, self.random)
 
     def estimate(self) -> None:
         for group in self.rollout.groups.values():
-            ended = group.terminated | self.rollout.done[..., None]
-            generalized_advantages(group.reward, group.log_prob, group.log_prob, group.terminated, ended, 0.99, 0.95)
+            value = torch.cat([group.log_prob, group.log_prob[:1]])
+            flags = group.terminated, self.rollout.truncated, self.rollout.done
+            generalized_advantages(group.reward, value, group.log_prob, *flags, 0.99, 0.95)
 
 
 def measure_sampling(device: torch.device) -> dict[str, float]:
@@ -221,7 +222,8 @@ def measure_sampling(device: torch.device) -> dict[str, float]:
         index = torch.multinomial(log_probs.exp(), 1, generator=generator)
         log_probs.gather(-1, index)
 
-    ours = _seconds(lambda: sample_categorical(logits, generator), device)
+    random, choices = RandomStream(0, device), torch.tensor([CHOICES], dtype=torch.int32, device=device)
+    ours = _seconds(lambda: sample_categorical(logits.unsqueeze(1), choices, random), device)
     return {"ours": ours, "torch.multinomial": _seconds(torchs, device)}
 
 

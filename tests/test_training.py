@@ -27,6 +27,7 @@ from gpu_marl_envs.training import (
     Checkpoint,
     Interface,
     PolicySpec,
+    RandomStream,
     SeparableNetwork,
     Session,
     TrainingError,
@@ -60,11 +61,11 @@ def test_a_rollout_holds_what_the_environment_did(make: Make, device: str, mode:
     size = global_state(env).shape[1] if central else 0
     policies = {name: ActorCritic(g, MLP(**SMALL), state_size=size).to(device) for name, g in env.groups.items()}
     rollout = Rollout(env, policies, steps)
-    generator = torch.Generator(device).manual_seed(0)
-    rollout.collect(generator)
+    random = RandomStream(0, env.device)
+    rollout.collect(random)
     last = {name: group.observation[-1].clone() for name, group in rollout.groups.items()}
     saved = env.state.save()
-    rollout.collect(generator)  # starts where the first one stopped
+    rollout.collect(random)  # starts where the first one stopped
 
     again = make("tag_continuous-v0", 7, autoreset_mode="SAME_STEP", **TAG)
     by_hand = make("tag_continuous-v0", 7, autoreset_mode="DISABLED", **TAG)
@@ -107,7 +108,7 @@ def test_samples_of_a_shared_policy_are_those_of_all_its_groups(make: Make) -> N
     env = make("tag_continuous-v0", 5, autoreset_mode="SAME_STEP", device="cpu", **TAG)
     policy = ActorCritic(env.groups["tagger"], MLP(**SMALL))
     rollout = Rollout(env, {"tagger": policy, "runner": policy}, 20)
-    rollout.collect(torch.Generator().manual_seed(0))
+    rollout.collect(RandomStream(0))
     shared = gather_samples(rollout, ["tagger", "runner"], policy, 0.9, 0.8)
     alone = [gather_samples(rollout, [name], policy, 0.9, 0.8) for name in ("tagger", "runner")]
     for both, *parts in zip(shared, *alone, strict=True):
@@ -144,19 +145,19 @@ def test_an_iteration_neither_waits_for_the_device_nor_depends_on_data(
     )
     learners = make_learners(env, resolve_policies(env, algorithm, None), 0)
     rollout = Rollout(env, policies_by_group(learners), 16)
-    generator = torch.Generator().manual_seed(0)
+    random = RandomStream(0)
     monkeypatch.setattr(samples, "keeps_dead_samples", lambda device: True)
     with WhatDependsOnData() as watch:
-        rollout.collect(generator)
+        rollout.collect(random)
         for learner in learners.values():
             learner.schedule(0.5)
-        terms = [learner.learn(rollout, generator) for learner in learners.values()]
+        terms = [learner.learn(rollout, random) for learner in learners.values()]
         rollout.episode_means()
     # Clipping and optimizers of the CPU read numbers that they leave on a GPU; see the next test for them.
     assert watch.found <= {"_local_scalar_dense"} and all(terms)
 
     with WhatDependsOnData() as watch:
-        rollout.collect(generator)
+        rollout.collect(random)
         gathered = gather_samples(rollout, ["runner"], learners["runner"].policy, 0.9, 0.8)
         for learner in learners.values():
             coefficients = [torch.tensor(0.1), torch.tensor(0.1)][: 2 if isinstance(algorithm, PPO) else 1]
@@ -173,7 +174,7 @@ def test_dead_samples_change_no_gradient(make: Make, monkeypatch: pytest.MonkeyP
         algorithm = PPO(normalize_returns=True, **SMALL)
         learners = make_learners(env, resolve_policies(env, algorithm, None), 0)
         learner, rollout = learners["runner"], Rollout(env, policies_by_group(learners), 24)
-        rollout.collect(torch.Generator().manual_seed(0))
+        rollout.collect(RandomStream(0))
         runner = rollout.groups["runner"]
         assert 0 < (~runner.live).sum() < runner.live.numel()
         runner.reward.masked_fill_(~runner.live, 1e6 if keep else -1e6)
@@ -198,7 +199,7 @@ def test_a_bandit_is_learnt(make: Make, algorithm: Algorithm, actions: str, good
     algorithm = dataclasses.replace(algorithm, entropy_coefficient=0.0)
     result = run(env, algorithm, 60_000 if isinstance(algorithm, PPO) else 150_000)
     observation = env.reset()
-    action = result.policies["player"].act(observation["player"], torch.Generator(env.device), deterministic=True)
+    action = result.policies["player"].act(observation["player"], RandomStream(0, env.device), deterministic=True)
     _, reward, *_ = env.step({"player": action})
     assert reward["player"].mean().item() >= good
 
@@ -295,7 +296,7 @@ def test_masked_actions_are_neither_taken_nor_learnt(algorithm: Algorithm) -> No
     contexts = torch.tensor([[0, 1]])
     observation = nn.functional.one_hot(contexts, 2).float()
     policy = result.policies["player"]
-    action = policy.act(observation, torch.Generator(), deterministic=True, mask=mask(contexts))
+    action = policy.act(observation, RandomStream(0), deterministic=True, mask=mask(contexts))
     assert action.tolist() == [[2, 1]]
 
 

@@ -1,4 +1,4 @@
-"""The formulas of training against plain NumPy: advantages, distributions, samplers, losses, schedules, statistics."""
+"""The formulas of training against plain NumPy: distributions, losses, schedules, statistics."""
 
 from __future__ import annotations
 
@@ -18,103 +18,19 @@ from torch import Tensor
 
 from gpu_marl_envs.errors import ParameterError
 from gpu_marl_envs.spec import Group
-from gpu_marl_envs.training import A2C, MLP, PPO, ActorCritic, Algorithm, RandomPolicy, Schedule
+from gpu_marl_envs.training import A2C, MLP, PPO, ActorCritic, Algorithm, RandomPolicy, RandomStream, Schedule
 from gpu_marl_envs.training.distributions import action_distribution
 from gpu_marl_envs.training.evaluate import Estimate
-from gpu_marl_envs.training.gae import generalized_advantages, value_after_step
 from gpu_marl_envs.training.normalization import RunningNormalizer
 from gpu_marl_envs.training.ppo import clipped_objective
 from gpu_marl_envs.training.samples import Samples, explained_variance, normalized, weighted_mean
-from gpu_marl_envs.training.sampling import sample_categorical, sample_gaussian
 
 PLAYER = Group("player", 1, Box(-1.0, 1.0, (3,), np.float32), Discrete(4))
 SIGNIFICANCE = 1e-4  # seeds are fixed, so that a correct sampler either always passes or was unlucky once for all
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# ---- advantages ----
-
-
-def test_advantages_are_those_of_the_paper() -> None:
-    random = np.random.default_rng(0)
-    shape = (20, 5, 3)
-    reward, value, next_value = random.normal(size=(3, *shape))
-    terminated = random.random(shape) < 0.1
-    ended = terminated | (random.random(shape) < 0.1)
-    discount, gae_lambda = 0.9, 0.8
-
-    expected = np.zeros(shape)
-    for t, e, i in np.ndindex(*shape):
-        weight = 1.0
-        for later in range(t, shape[0]):
-            bootstrap = 0.0 if terminated[later, e, i] else next_value[later, e, i]
-            expected[t, e, i] += weight * (reward[later, e, i] + discount * bootstrap - value[later, e, i])
-            if ended[later, e, i]:
-                break
-            weight *= discount * gae_lambda
-
-    arguments = (torch.as_tensor(array) for array in (reward, value, next_value, terminated, ended))
-    actual = generalized_advantages(*arguments, discount, gae_lambda)
-    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-10, atol=1e-12)
-
-
-def test_each_truncation_bootstraps_from_its_own_final_observation() -> None:
-    value = torch.arange(6.0).reshape(6, 1, 1).expand(6, 2, 3)  # V(s_t) = t
-    final_value = torch.tensor([[10.0, 20.0], [11.0, 21.0], [12.0, 22.0]])[..., None].expand(3, 2, 3)
-    truncated = torch.tensor([[0, 1], [1, 0], [0, 0], [1, 1], [0, 0]], dtype=torch.bool)
-    expected = np.array([[1, 20], [10, 2], [3, 3], [11, 21], [5, 5]], dtype=np.float32)
-    actual = value_after_step(value, final_value, truncated)
-    for agent in range(3):
-        np.testing.assert_array_equal(actual[..., agent], expected)
-
-
-# ---- samplers and distributions ----
-
-
-def categories(device: str) -> tuple[Tensor, np.ndarray]:
-    """Logits of 21 choices, some of them impossible, first and last included, and the probabilities."""
-    logits = 2 * torch.randn(21, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    logits[[0, 7, 20]] = -1e9
-    probabilities = logits.softmax(0).numpy()
-    return logits.float().to(device), probabilities
-
-
-def test_categorical_samples_pass_chi_square(device: str) -> None:
-    logits, probabilities = categories(device)
-    draws = 400_000
-    index, log_prob = sample_categorical(logits.expand(draws, -1), torch.Generator(device).manual_seed(0))
-    counts = np.bincount(index.cpu().numpy(), minlength=21)
-    possible = probabilities > 0
-    assert counts[~possible].sum() == 0
-    assert stats.chisquare(counts[possible], draws * probabilities[possible]).pvalue > SIGNIFICANCE
-    # What two neighbouring rows draw does not depend on each other.
-    pairs = np.bincount(index.cpu().numpy()[::2] * 21 + index.cpu().numpy()[1::2], minlength=441).reshape(21, 21)
-    pairs = pairs[np.ix_(possible, possible)]
-    often = np.argsort(probabilities[possible])[-8:]
-    assert stats.chi2_contingency(pairs[np.ix_(often, often)]).pvalue > SIGNIFICANCE
-    np.testing.assert_allclose(log_prob.cpu(), np.log(probabilities[index.cpu().numpy()]), rtol=1e-4, atol=1e-5)
-
-
-def test_categorical_samples_at_the_ends_of_the_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest and the largest random number fall into the first and the last choice that is possible."""
-    logits, probabilities = categories("cpu")
-    for number, expected in ((0.0, 1), (1 - 2**-24, 19)):
-        monkeypatch.setattr(torch, "rand", lambda *shape, value=number, **_: torch.full(shape, value))
-        index, _ = sample_categorical(logits.expand(5, -1), torch.Generator())
-        assert probabilities[expected] > 0
-        assert index.tolist() == [expected] * 5
-
-
-def test_gaussian_samples_pass_kolmogorov_smirnov(device: str) -> None:
-    mean, log_std = torch.tensor([0.3, -2.0], device=device), torch.tensor([-0.7, 0.4], device=device)
-    draws, log_density = sample_gaussian(mean.expand(100_000, 2), log_std, torch.Generator(device).manual_seed(0))
-    std = log_std.exp().cpu().numpy()
-    expected = np.zeros(100_000)
-    for k in range(2):
-        normal = stats.norm(mean[k].item(), std[k])
-        assert stats.kstest(draws[:, k].cpu().numpy(), normal.cdf).pvalue > SIGNIFICANCE
-        expected += normal.logpdf(draws[:, k].cpu().numpy())
-    np.testing.assert_allclose(log_density.cpu(), expected, rtol=1e-4, atol=1e-4)
+# ---- distributions ----
 
 
 @pytest.mark.parametrize("space", [Discrete(4), MultiDiscrete([4]), MultiDiscrete([3, 5, 2])], ids=str)
@@ -135,7 +51,7 @@ def test_categorical_actions(space: Space, masked: bool) -> None:
 
     samples = 20_000
     given_mask = mask.expand(samples, -1) if masked else None
-    arguments = parameters.expand(samples, -1), torch.Generator().manual_seed(1), given_mask
+    arguments = parameters.expand(samples, -1), RandomStream(1), given_mask
     action, log_prob = distribution.sample(*arguments)
     assert action.shape == (samples, *(space.shape or ()))
     components = action.reshape(samples, len(counts)).numpy()
@@ -171,7 +87,7 @@ def test_a_mask_that_allows_nothing_is_no_disaster() -> None:
     """Environments may mask all actions of agents that have left."""
     distribution = action_distribution(Discrete(3))
     parameters, mask = torch.tensor([[0.0, 1.0, 5.0]], requires_grad=True), torch.zeros(1, 3, dtype=torch.bool)
-    action, _ = distribution.sample(parameters, torch.Generator(), mask)
+    action, _ = distribution.sample(parameters, RandomStream(0), mask)
     assert 0 <= action.item() < 3
     log_prob, entropy = distribution.log_prob_and_entropy(parameters, action, mask)
     (log_prob + entropy).sum().backward()
@@ -187,7 +103,7 @@ def test_gaussian_actions() -> None:
         distribution.log_std.copy_(log_std)
     mean = torch.tensor([0.1, -0.2, 0.3]).expand(20_000, 3)
     with torch.no_grad():
-        action, log_prob = distribution.sample(mean, torch.Generator().manual_seed(0))
+        action, log_prob = distribution.sample(mean, RandomStream(0))
     std = log_std.exp().numpy()
     np.testing.assert_allclose(action.mean(0), mean[0], atol=0.05)
     np.testing.assert_allclose(action.std(0), std, rtol=0.03)
@@ -203,7 +119,7 @@ def test_gaussian_actions() -> None:
 
 @pytest.mark.parametrize("space", [Discrete(3), MultiDiscrete([2, 5]), Box(-3.0, 1.0, (2,))], ids=str)
 def test_random_policy_is_uniform(space: Space) -> None:
-    action = RandomPolicy(space).act(torch.zeros(200, 50, 4), torch.Generator().manual_seed(0))
+    action = RandomPolicy(space).act(torch.zeros(200, 50, 4), RandomStream(0))
     assert action.shape == (200, 50, *(space.shape or ()))
     columns = action.reshape(10_000, -1).numpy().T
     if isinstance(space, Box):
@@ -217,7 +133,7 @@ def test_random_policy_is_uniform(space: Space) -> None:
 
 def test_random_policy_respects_masks() -> None:
     mask = torch.tensor([False, True, True]).expand(200, 50, 3)
-    action = RandomPolicy(Discrete(3)).act(torch.zeros(200, 50, 4), torch.Generator().manual_seed(0), mask=mask)
+    action = RandomPolicy(Discrete(3)).act(torch.zeros(200, 50, 4), RandomStream(0), mask=mask)
     assert sorted(action.unique().tolist()) == [1, 2]
 
 
@@ -312,7 +228,7 @@ def test_gradients_are_those_of_finite_differences(algorithm: Algorithm, space: 
     policy = ActorCritic(group, MLP(3, 1, shared_trunk=shared_trunk)).double()
     samples = random_samples(12, dtype=torch.float64)
     with torch.no_grad():
-        action, log_prob = policy.sample(samples.observation, torch.Generator().manual_seed(1))
+        action, log_prob = policy.sample(samples.observation, RandomStream(1))
         noise = torch.randn(12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
         samples = samples._replace(action=action, log_prob=log_prob + 0.05 * noise, mask=None)
         for parameter in policy.parameters():
@@ -361,10 +277,10 @@ def test_dead_samples_are_in_no_mean() -> None:
 
 def test_every_sample_is_in_one_minibatch_of_every_epoch() -> None:
     samples = Samples(*(torch.arange(10.0) for _ in range(7)), None, None)
-    algorithm, generator = PPO(minibatches=4), torch.Generator()
+    algorithm, random = PPO(minibatches=4), RandomStream(0)
     orders = []
     for _ in range(3):
-        batches = list(algorithm.shuffled_minibatches(samples, generator))
+        batches = list(algorithm.shuffled_minibatches(samples, random))
         assert [len(batch.target) for batch in batches] == [3, 3, 3, 1]
         orders.append(torch.cat([batch.target for batch in batches]).tolist())
         assert sorted(orders[-1]) == list(range(10))

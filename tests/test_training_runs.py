@@ -38,6 +38,7 @@ from gpu_marl_envs.training import (
     Checkpoint,
     CheckpointError,
     PolicySpec,
+    RandomStream,
     Session,
     TrainingResult,
     algorithms,
@@ -108,7 +109,7 @@ def test_a_run_leaves_metrics_and_a_checkpoint(tmp_path: Path) -> None:
     observation = torch.eye(2)[None]
     for deterministic in (True, False):
         actions = [
-            p.act(observation, torch.Generator().manual_seed(0), deterministic=deterministic)
+            p.act(observation, RandomStream(0), deterministic=deterministic)
             for p in (policy, result.policies["player"])
         ]
         assert torch.equal(*actions)
@@ -337,14 +338,22 @@ def test_a_run_can_be_prolonged(tmp_path: Path, make: Make) -> None:
 
 
 def test_a_run_can_change_to_another_type_of_device(tmp_path: Path, make: Make) -> None:
-    """Its random numbers start anew there, since generators of two types have different states."""
+    """Its random numbers go on there, since they are the same on every device."""
     env = make("tag_gridworld-v0", 4, autoreset_mode="SAME_STEP", device="cpu", num_taggers=2)
     train(env, PPO(rollout_steps=8, **SMALL), total_steps=200, folder=tmp_path, progress=False)
     checkpoint = Checkpoint.load(tmp_path)
-    elsewhere = dataclasses.replace(checkpoint, device="cuda", random_state=torch.zeros(16, dtype=torch.uint8))
-    elsewhere.save(tmp_path / "checkpoint.pt")
-    result = resume(tmp_path / "checkpoint.pt", total_steps=500, device="cpu", progress=False)
-    assert result.agent_steps >= 500
+    assert checkpoint.random_state > 0
+    dataclasses.replace(checkpoint, device="cuda").save(tmp_path / "checkpoint.pt")
+    drawn: list[Tensor] = []
+
+    def note(session: Session) -> None:
+        drawn.append(session.random.save())
+        session.interrupted = True
+
+    result = resume(tmp_path / "checkpoint.pt", total_steps=500, device="cpu", progress=False, after_iteration=note)
+    assert result.agent_steps > checkpoint.agent_steps
+    per_iteration = checkpoint.random_state // checkpoint.iteration
+    assert drawn == [checkpoint.random_state + per_iteration]
 
 
 def test_rows_that_are_newer_than_the_checkpoint_are_dropped(tmp_path: Path, make: Make) -> None:
@@ -494,7 +503,7 @@ def test_masks_hold_while_playing() -> None:
     env = FakeEnv(matching_bit, mask=lambda context: torch.stack([context == 0, context == 1], -1))
     observation = env.reset()
     for policies in (random_policies(env), {"player": ActorCritic(env.groups["player"])}):
-        assert torch.equal(act(env, policies, observation, torch.Generator())["player"], env.context.int())
+        assert torch.equal(act(env, policies, observation, RandomStream(0))["player"], env.context.int())
 
 
 def test_evaluation_refuses_copies_that_reset_themselves(make: Make) -> None:

@@ -41,6 +41,31 @@ METHOD float square_root(float x) {  // correctly rounded on both
 #endif
 }
 
+METHOD float multiply_add(float a, float b, float c) {  // a * b + c, rounded once on both
+#ifdef __CUDACC__
+  return __fmaf_rn(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
+// The smaller and the larger of two numbers; the limit, if x is not a number.
+METHOD float at_most(float x, float limit) {
+#ifdef __CUDACC__
+  return fminf(x, limit);
+#else
+  return x < limit ? x : limit;
+#endif
+}
+
+METHOD float at_least(float x, float limit) {
+#ifdef __CUDACC__
+  return fmaxf(x, limit);
+#else
+  return x > limit ? x : limit;
+#endif
+}
+
 METHOD float round_down(float x) {
 #ifdef __CUDACC__
   return floorf(x);

@@ -33,6 +33,15 @@ METHOD std::uint64_t copy_key(std::uint64_t seed, std::uint64_t copy) {
   return block.word[0] | static_cast<std::uint64_t>(block.word[1]) << 32;
 }
 
+// 32 random bits as a number that is uniform on [0, 1), a multiple of 2^-24.
+METHOD float uniform_of(std::uint32_t bits) { return static_cast<float>(bits >> 8) * 5.9604644775390625e-8f; }
+
+// Two uniform numbers as one that is normal with mean 0 and standard deviation 1 (Box and Muller).
+METHOD float normal_of(float first, float second) {
+  const float radius = Math::sqrt(-2.0f * Math::log(1.0f - first));
+  return radius * Math::cos(2.0f * Math::pi * second);
+}
+
 // A sequence of random numbers; each call draws the next.
 class Random {
  public:
@@ -49,7 +58,7 @@ class Random {
   }
 
   // Uniform on [0, 1), a multiple of 2^-24.
-  METHOD float uniform() { return static_cast<float>(bits() >> 8) * 5.9604644775390625e-8f; }
+  METHOD float uniform() { return uniform_of(bits()); }
 
   // Uniform on [low, high].
   METHOD float uniform(float low, float high) { return Math::min(low + (high - low) * uniform(), high); }
@@ -59,10 +68,10 @@ class Random {
     return static_cast<int>(portable::multiply_high(bits(), static_cast<std::uint32_t>(count)));
   }
 
-  // Normal with mean 0 and standard deviation 1 (Box and Muller).
+  // Normal with mean 0 and standard deviation 1.
   METHOD float normal() {
-    const float radius = Math::sqrt(-2.0f * Math::log(1.0f - uniform()));
-    return radius * Math::cos(2.0f * Math::pi * uniform());
+    const float first = uniform();
+    return normal_of(first, uniform());
   }
 
  private:

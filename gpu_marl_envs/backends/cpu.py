@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode
 
 from gpu_marl_envs.backends.base import Backend
 from gpu_marl_envs.backends.compilation import compile_cached, is_strict
+from gpu_marl_envs.backends.functions import Functions
 from gpu_marl_envs.backends.layout import cpu_layout
 from gpu_marl_envs.backends.source import arguments_dtype, translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError
@@ -53,9 +54,7 @@ class CpuBackend(Backend):
         source = translation_unit(environment, self.layout, autoreset, obs_dtype, cuda=False)
         self._library = _load(_compile(source, environment.kernel()))
         if self._library.gpu_marl_arguments_bytes() != arguments_dtype(environment).itemsize:
-            raise BackendUnavailableError(
-                f"{_compiler()[0]} lays out structs in its own way; use another C++ compiler."
-            )
+            raise _other_structs()
         names = ("step", "reset", "observe")
         self._functions = {name: getattr(self._library, f"gpu_marl_{name}") for name in names}
         for function in self._functions.values():
@@ -84,6 +83,33 @@ class CpuBackend(Backend):
 
     def check_process(self) -> None:
         """A native library works in every process, also after a fork."""
+
+
+class CpuFunctions(Functions):
+    """Functions in a native library."""
+
+    def __init__(self, folder: str, device: torch.device) -> None:
+        super().__init__(folder, device)
+        file = self.folder / "functions_cpu.cuh"
+        self._library = _load(_compile(f'#include "{file}"\n', file))
+        self._functions: dict[str, Any] = {}
+
+    def launch(self, arguments: ctypes.Structure, size: int, row_floats: int = 0) -> None:
+        name = type(arguments).__name__
+        function = self._functions.get(name) or self._function(name)
+        function(ctypes.addressof(arguments), torch.get_num_threads())
+
+    def _function(self, name: str) -> Any:
+        if getattr(self._library, f"gpu_marl_{name}_bytes")() != ctypes.sizeof(self.structs[name]):
+            raise _other_structs()
+        function = self._functions[name] = getattr(self._library, f"gpu_marl_{name}")
+        function.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        function.restype = None
+        return function
+
+
+def _other_structs() -> BackendUnavailableError:
+    return BackendUnavailableError(f"{_compiler()[0]} lays out structs in its own way; use another C++ compiler.")
 
 
 @cache
@@ -137,3 +163,4 @@ def _load(path: Path) -> ctypes.CDLL:
 
 
 BACKEND = CpuBackend
+FUNCTIONS = CpuFunctions

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ from gymnasium.vector import AutoresetMode
 
 from gpu_marl_envs.backends.base import Backend
 from gpu_marl_envs.backends.compilation import compile_cached, is_strict
+from gpu_marl_envs.backends.functions import Functions
 from gpu_marl_envs.backends.layout import MANY_COPIES, Layout, cuda_layout
 from gpu_marl_envs.backends.source import arguments_dtype, translation_unit
-from gpu_marl_envs.errors import BackendUnavailableError, UsageError
+from gpu_marl_envs.errors import BackendUnavailableError, ParameterError, UsageError
 from gpu_marl_envs.spec import Environment
 
 # Contraction (fmad) would fuse a multiplication with an addition, and change the bits against a CPU.
 _FLAGS = ["-cubin", "-std=c++17", "-O3", "-fmad=false", "-lineinfo", "--expt-relaxed-constexpr"]
 _STRICT = ["--Werror", "all-warnings"]
+_THREADS = 128  # of a block of functions
+_SHARED_BYTES = 48 * 1024  # that it takes at most, if 32 rows fit
 
 
 class CudaBackend(Backend):
@@ -42,23 +46,15 @@ class CudaBackend(Backend):
         obs_dtype: torch.dtype = torch.float32,
     ) -> None:
         driver = _driver()
-        self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-        if self.device.index >= torch.cuda.device_count():
-            raise BackendUnavailableError(
-                f"There is no device '{self.device}': torch sees {torch.cuda.device_count()} GPUs, name one of them."
-            )
-        major, minor = torch.cuda.get_device_capability(self.device)
-        self._context = _primary_context(self.device.index)
-        shared_limit = driver.Device(self.device.index).get_attribute(
-            driver.device_attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-        )
+        self._gpu = _gpu(torch.cuda.current_device() if device.index is None else device.index)
+        self.device = self._gpu.device
         self.layout, binary = compile_kernels(
-            environment, autoreset, f"sm_{major}{minor}", shared_limit, num_envs, obs_dtype
+            environment, autoreset, self._gpu.architecture, self._gpu.shared_limit, num_envs, obs_dtype
         )
         multiprocessors = torch.cuda.get_device_properties(self.device).multi_processor_count
         self._grid, self._block, self._shared_bytes = self.layout.launch_shape(num_envs, multiprocessors)
         self._process = os.getpid()
-        with _current(self._context):
+        with self._gpu.current():
             self._module = driver.module_from_buffer(binary.read_bytes())
             names = ("step", "reset", "observe")
             self._functions = {name: self._module.get_function(f"gpu_marl_{name}") for name in names}
@@ -72,21 +68,11 @@ class CudaBackend(Backend):
         self._arguments = arguments
 
     def launch(self, operation: str) -> None:
-        current = torch.cuda.current_stream(self.device)
-        own, own_as_torch = _own_stream(self.device.index)
-        with _current(self._context):
-            if current.cuda_stream == 0:  # the legacy default stream, which PyCUDA knows as None
-                self._enqueue(operation, None)
-            elif current.cuda_stream == own_as_torch.cuda_stream:
-                self._enqueue(operation, own)
-            else:  # PyCUDA launches on streams of its own only: go there and back, which a graph capture follows
-                own_as_torch.wait_stream(current)
-                self._enqueue(operation, own)
-                current.wait_stream(own_as_torch)
-
-    def _enqueue(self, operation: str, stream: Any) -> None:
-        self._functions[operation].prepared_async_call(
-            self._grid, self._block, stream, self._arguments.tobytes(), shared_size=self._shared_bytes
+        function, arguments = self._functions[operation], self._arguments.tobytes()
+        self._gpu.enqueue(
+            lambda stream: function.prepared_async_call(
+                self._grid, self._block, stream, arguments, shared_size=self._shared_bytes
+            )
         )
 
     def free_bytes(self) -> int:
@@ -103,7 +89,59 @@ class CudaBackend(Backend):
     @property
     def stream(self) -> torch.cuda.Stream:
         """A stream on which launches cost least; make it current for a rollout or a graph capture."""
-        return _own_stream(self.device.index)[1]
+        return self._gpu.stream
+
+
+class CudaFunctions(Functions):
+    """Functions as CUDA kernels on one GPU."""
+
+    def __init__(self, folder: str, device: torch.device) -> None:
+        super().__init__(folder, device)
+        self._gpu = _gpu(device.index)
+        with self._gpu.current():
+            binary = compile_functions(self.folder, self._gpu.architecture).read_bytes()
+            self._module = _driver().module_from_buffer(binary)
+        self._functions: dict[str, Any] = {}
+
+    def launch(self, arguments: ctypes.Structure, size: int, row_floats: int = 0) -> None:
+        name, content = type(arguments).__name__, bytes(arguments)
+        function = self._functions.get(name) or self._function(name)
+        threads, shared_bytes = _block_of_rows(row_floats, self._gpu.shared_limit)
+        grid, block = (-(-size // threads), 1), (threads, 1, 1)
+        self._gpu.enqueue(
+            lambda stream: function.prepared_async_call(grid, block, stream, content, shared_size=shared_bytes)
+        )
+
+    def _function(self, name: str) -> Any:
+        with self._gpu.current():
+            function = self._functions[name] = self._module.get_function(f"gpu_marl_{name}")
+            function.prepare([f"{ctypes.sizeof(self.structs[name])}s"])
+            function.set_attribute(_driver().function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, self._gpu.shared_limit)
+        return function
+
+
+def _block_of_rows(row_floats: int, shared_limit: int) -> tuple[int, int]:
+    """Threads of a block, each with a row of so many floats in shared memory, and bytes of it for the block."""
+    if row_floats == 0:
+        return _THREADS, 0
+    row_bytes = 4 * (row_floats | 1)  # as in cuda_src/training/functions_cuda.cuh
+    if row_bytes > shared_limit:
+        raise ParameterError(
+            f"A row of {row_floats} numbers does not fit a block's {shared_limit} bytes of shared memory."
+        )
+    threads = min(_THREADS, _SHARED_BYTES // row_bytes // 32 * 32) or min(32, shared_limit // row_bytes)
+    return threads, threads * row_bytes
+
+
+def compile_functions(folder: Path, architecture: str) -> Path:
+    """Compiles the functions of a folder of kernel sources for an architecture (``"sm_90"``); needs no GPU.
+
+    Raises:
+        BackendUnavailableError: there is no nvcc.
+        KernelCompileError: they do not compile.
+    """
+    file = folder / "functions_cuda.cuh"
+    return compile_cached(f'#include "{file}"\n', file, _command(architecture), ".cubin", _nvcc_version())
 
 
 def compile_kernels(
@@ -125,8 +163,11 @@ def compile_kernels(
     clusters = int(architecture.removeprefix("sm_").rstrip("af")) >= 90
     layout = cuda_layout(environment, shared_limit, num_envs, obs_dtype.itemsize, clusters=clusters)
     source = translation_unit(environment, layout, autoreset, obs_dtype, cuda=True)
-    command = [_nvcc(), *_FLAGS, *(_STRICT if is_strict() else ()), f"-arch={architecture}"]
-    return layout, compile_cached(source, environment.kernel(), command, ".cubin", _nvcc_version())
+    return layout, compile_cached(source, environment.kernel(), _command(architecture), ".cubin", _nvcc_version())
+
+
+def _command(architecture: str) -> list[str]:
+    return [_nvcc(), *_FLAGS, *(_STRICT if is_strict() else ()), f"-arch={architecture}"]
 
 
 @cache
@@ -172,29 +213,61 @@ def _driver() -> Any:
     return driver
 
 
-@cache
-def _primary_context(index: int) -> Any:
-    """The context that torch uses on a GPU."""
-    torch.zeros(1, device=torch.device("cuda", index))  # torch creates it now
-    return _driver().Device(index).retain_primary_context()
+class _Gpu:
+    """One GPU, as torch and PyCUDA both know it.
+
+    Attributes:
+        device: for torch.
+        architecture: for nvcc.
+        shared_limit: bytes of shared memory that a block may use.
+        stream: a stream on which launches cost least; make it current for a rollout or a graph capture.
+    """
+
+    def __init__(self, index: int) -> None:
+        driver = _driver()
+        self.device = torch.device("cuda", index)
+        if index >= torch.cuda.device_count():
+            raise BackendUnavailableError(
+                f"There is no device '{self.device}': torch sees {torch.cuda.device_count()} GPUs, name one of them."
+            )
+        major, minor = torch.cuda.get_device_capability(self.device)
+        self.architecture = f"sm_{major}{minor}"
+        self.shared_limit = driver.Device(index).get_attribute(
+            driver.device_attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        )
+        torch.zeros(1, device=self.device)  # torch creates its context now
+        self._context = driver.Device(index).retain_primary_context()
+        with self.current():
+            self._own = driver.Stream()
+        self.stream = torch.cuda.ExternalStream(self._own.handle, device=self.device)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Makes torch's context current in this thread; each thread starts without one."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def enqueue(self, launch: Callable[[Any], None]) -> None:
+        """Has a stream of PyCUDA's launched on, in order with the work on torch's current stream."""
+        current = torch.cuda.current_stream(self.device)
+        with self.current():
+            if current.cuda_stream == 0:  # the legacy default stream, which PyCUDA knows as None
+                launch(None)
+            elif current.cuda_stream == self.stream.cuda_stream:
+                launch(self._own)
+            else:  # PyCUDA launches on streams of its own only: go there and back, which a graph capture follows
+                self.stream.wait_stream(current)
+                launch(self._own)
+                current.wait_stream(self.stream)
 
 
 @cache
-def _own_stream(index: int) -> tuple[Any, torch.cuda.Stream]:
-    """A stream of PyCUDA on a GPU, and the same stream as torch sees it."""
-    with _current(_primary_context(index)):
-        stream = _driver().Stream()
-    return stream, torch.cuda.ExternalStream(stream.handle, device=torch.device("cuda", index))
-
-
-@contextlib.contextmanager
-def _current(context: Any) -> Iterator[None]:
-    """Makes a context current in this thread; each thread starts without one."""
-    context.push()
-    try:
-        yield
-    finally:
-        context.pop()
+def _gpu(index: int) -> _Gpu:
+    return _Gpu(index)
 
 
 BACKEND = CudaBackend
+FUNCTIONS = CudaFunctions

@@ -11,6 +11,7 @@ from gpu_marl_envs.training.learner import PolicySpec
 from gpu_marl_envs.training.networks import MLP, Interface, SeparableNetwork
 from gpu_marl_envs.training.policies import ActorCritic, Policy, RandomPolicy
 from gpu_marl_envs.training.ppo import PPO
+from gpu_marl_envs.training.randomness import RandomStream
 from gpu_marl_envs.training.schedule import Schedule
 from gpu_marl_envs.training.session import Session, TrainingResult, resume, train
 
@@ -26,6 +27,7 @@ __all__ = [
     "Policy",
     "PolicySpec",
     "RandomPolicy",
+    "RandomStream",
     "Schedule",
     "SeparableNetwork",
     "Session",

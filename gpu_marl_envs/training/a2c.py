@@ -15,6 +15,7 @@ from torch import Tensor
 from gpu_marl_envs.training.algorithm import Algorithm, adam, gradient_step, hyperparameter
 from gpu_marl_envs.training.learner import Learner
 from gpu_marl_envs.training.policies import ActorCritic
+from gpu_marl_envs.training.randomness import RandomStream
 from gpu_marl_envs.training.samples import Samples, explained_variance, normalized, weighted_mean
 from gpu_marl_envs.training.schedule import Schedule
 
@@ -36,7 +37,7 @@ class A2C(Algorithm):
     rmsprop_decay: float = hyperparameter(0.99, "weight of the past in RMSProp's average (α)", low=0, high=1)
     optimizer_epsilon: float = hyperparameter(1e-5, "term in the optimizer's denominator", low=0)
 
-    def update(self, learner: Learner, samples: Samples, generator: torch.Generator) -> dict[str, Tensor]:
+    def update(self, learner: Learner, samples: Samples, random: RandomStream) -> dict[str, Tensor]:
         """The body of algorithm S3's loop, from all copies at once."""
         if self.normalize_advantages:
             samples = normalized(samples)

@@ -20,6 +20,7 @@ from gpu_marl_envs.training.schedule import Schedule
 if TYPE_CHECKING:
     from gpu_marl_envs.training.learner import Learner
     from gpu_marl_envs.training.policies import ActorCritic
+    from gpu_marl_envs.training.randomness import RandomStream
     from gpu_marl_envs.training.samples import Samples
 
 __all__ = ["Algorithm", "TrainingError", "adam", "algorithm_named", "algorithms", "gradient_step", "hyperparameter"]
@@ -77,13 +78,13 @@ class Algorithm(Parametrised, ABC):
         return False
 
     @abstractmethod
-    def update(self, learner: Learner, samples: Samples, generator: torch.Generator) -> dict[str, Tensor]:
+    def update(self, learner: Learner, samples: Samples, random: RandomStream) -> dict[str, Tensor]:
         """Improves a policy.
 
         Args:
             learner: the policy, its optimizer and the present coefficients of the loss.
             samples: what its agents did in the last rollout.
-            generator: random numbers on the device.
+            random: numbers on the device.
 
         Returns:
             Scalars to report, which must be finite, such as losses.

@@ -23,7 +23,7 @@ from gpu_marl_envs.training.networks import name_of, network_named
 from gpu_marl_envs.training.policies import ActorCritic
 
 CHECKPOINT_NAME = "checkpoint.pt"
-FORMAT = 2  # raised whenever an older reader would misunderstand the file
+FORMAT = 3  # raised whenever an older reader would misunderstand the file
 
 
 class CheckpointError(GpuMarlError, ValueError):
@@ -45,7 +45,7 @@ class Checkpoint:
         agent_steps: number of steps taken, summed over copies and agents.
         seconds: wall-clock time so far.
         policies: by name, what :func:`learner_state` says.
-        random_state: of the run's random numbers.
+        random_state: what ``RandomStream.save`` returned.
         env_state: what ``env.state.save()`` returned.
         rollout: what :meth:`Rollout.save` returned.
     """

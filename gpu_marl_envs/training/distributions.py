@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from gpu_marl_envs.spec import ActionSpace
+from gpu_marl_envs.training.randomness import RandomStream
 from gpu_marl_envs.training.sampling import gaussian_log_density, sample_categorical, sample_gaussian
 
 # Takes the place of the logits of impossible actions: finite, so that 0 * log(0) in the entropy is 0 and not NaN.
@@ -31,14 +32,19 @@ class ActionDistribution(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self, parameters: Tensor, generator: torch.Generator, mask: Tensor | None = None
+        self,
+        parameters: Tensor,
+        random: RandomStream,
+        mask: Tensor | None = None,
+        out: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sampled actions and the logarithm of their probability (density).
 
         Args:
             parameters: ``[..., num_parameters]``.
-            generator: random numbers on their device.
+            random: numbers on their device.
             mask: bool ``[..., num_parameters]``, which choices of discrete actions are allowed; none allows all.
+            out: contiguous tensors for the results.
 
         Returns:
             ``[..., *action_shape]`` and ``[...]``.
@@ -66,6 +72,7 @@ class CategoricalActions(ActionDistribution):
     ignored.
     """
 
+    counts: Tensor  # int32 [components], of choices
     exists: Tensor  # bool [components, choices]
 
     def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
@@ -76,6 +83,7 @@ class CategoricalActions(ActionDistribution):
         self.action_shape = tuple(space.shape or ())
         self.action_dtype = torch.int32
         self._all_exist = bool((counts == self.choices).all())
+        self.register_buffer("counts", counts.int(), persistent=False)
         self.register_buffer("exists", torch.arange(self.choices) < counts[:, None], persistent=False)
 
     def logits(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
@@ -88,10 +96,16 @@ class CategoricalActions(ActionDistribution):
         return logits
 
     def sample(
-        self, parameters: Tensor, generator: torch.Generator, mask: Tensor | None = None
+        self,
+        parameters: Tensor,
+        random: RandomStream,
+        mask: Tensor | None = None,
+        out: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        index, log_prob = sample_categorical(self.logits(parameters, mask), generator)
-        return self._to_shape(index), log_prob.sum(-1)
+        logits = parameters.float().unflatten(-1, (self.components, self.choices))
+        mask = None if mask is None else mask.unflatten(-1, (self.components, self.choices))
+        action, log_prob = sample_categorical(logits, self.counts, random, mask, out)
+        return action.view(*parameters.shape[:-1], *self.action_shape), log_prob
 
     def mode(self, parameters: Tensor, mask: Tensor | None = None) -> Tensor:
         return self._to_shape(self.logits(parameters, mask).argmax(-1))
@@ -134,10 +148,14 @@ class GaussianActions(ActionDistribution):
         self.log_std = nn.Parameter(torch.zeros(self.num_parameters))
 
     def sample(
-        self, parameters: Tensor, generator: torch.Generator, mask: Tensor | None = None
+        self,
+        parameters: Tensor,
+        random: RandomStream,
+        mask: Tensor | None = None,
+        out: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        action, log_density = sample_gaussian(parameters, self.log_std, generator)
-        return self.mode(action), log_density
+        action, log_density = sample_gaussian(parameters.float(), self.log_std.detach().float(), random, out)
+        return action.view(*parameters.shape[:-1], *self.action_shape), log_density
 
     def mode(self, parameters: Tensor, mask: Tensor | None = None) -> Tensor:
         return parameters.reshape(*parameters.shape[:-1], *self.action_shape)

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.errors import ParameterError
 from gpu_marl_envs.training.policies import Policy, RandomPolicy
+from gpu_marl_envs.training.randomness import RandomStream
 from gpu_marl_envs.training.rollout import action_masks
 
 CONFIDENCE = 0.95
@@ -95,10 +95,10 @@ def evaluate(
     """
     if env.autoreset_mode is not AutoresetMode.DISABLED:
         raise ParameterError("Evaluation needs an environment made with autoreset_mode='DISABLED'.")
-    generator = torch.Generator(env.device).manual_seed(seed)
+    random = RandomStream(seed, env.device)
     observation = env.reset(seed=seed)
     for _ in range(env.declaration.max_steps):
-        actions = act(env, policies, observation, generator, deterministic=deterministic)
+        actions = act(env, policies, observation, random, deterministic=deterministic)
         observation, _, terminated, _, info = env.step(actions)
     return {
         name: GroupScore(
@@ -114,7 +114,7 @@ def act(
     env: BatchedEnv,
     policies: Mapping[str, Policy],
     observation: Mapping[str, Tensor],
-    generator: torch.Generator,
+    random: RandomStream,
     *,
     deterministic: bool = False,
 ) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ def act(
     return {
         name: policies[name].act(
             observation[name],
-            generator,
+            random,
             deterministic=deterministic,
             mask=masks[name].flatten(2) if name in masks else None,
         )

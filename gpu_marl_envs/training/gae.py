@@ -5,50 +5,54 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gpu_marl_envs.training.kernels import launch
+
 
 def generalized_advantages(
     reward: Tensor,
     value: Tensor,
-    next_value: Tensor,
+    final_value: Tensor,
     terminated: Tensor,
-    ended: Tensor,
+    truncated: Tensor,
+    done: Tensor,
     discount: float,
     gae_lambda: float,
 ) -> Tensor:
     """Advantage estimates, equations 11 to 16 of the paper.
 
     After termination nothing is earned, so nothing is bootstrapped; after truncation the value of the final observation
-    stands for what would have followed. Either way the sum over later steps stops.
+    stands for what would have followed. Either way the sum over later steps stops. All tensors are contiguous.
 
     Args:
-        reward: ``[T, E, n]``.
-        value: ``[T, E, n]``, V(s_t).
-        next_value: ``[T, E, n]``, V of the observation that truly followed.
-        terminated: bool ``[T, E, n]``.
-        ended: bool ``[T, E, n]``, terminated or truncated.
+        reward: float32 ``[T, E, n]``.
+        value: float32 ``[T + 1, E, n]``, of the observations that the policy acted on, and of the last.
+        final_value: float32 ``[S, E, n]``, of the observations at a copy's first, second, … truncation.
+        terminated: bool ``[T, E, n]``, whether an agent left the game by the end of the step.
+        truncated: bool ``[T, E]``, whether a copy's episode was cut off at the end of the step.
+        done: bool ``[T, E]``, whether it ended there for either reason.
         discount: γ.
         gae_lambda: λ.
 
     Returns:
-        ``[T, E, n]``.
+        float32 ``[T, E, n]``.
     """
-    advantage = reward + discount * next_value.masked_fill(terminated, 0.0) - value
-    decay = discount * gae_lambda * (~ended).to(advantage.dtype)
-    for t in range(len(advantage) - 2, -1, -1):
-        advantage[t] += decay[t] * advantage[t + 1]
+    advantage = torch.empty_like(reward)
+    steps, copies, agents = reward.shape
+    launch(
+        "Advantages",
+        reward.device,
+        copies * agents,
+        reward=reward,
+        value=value,
+        final_value=final_value,
+        terminated=terminated,
+        truncated=truncated,
+        done=done,
+        advantage=advantage,
+        steps=steps,
+        copies=copies,
+        agents=agents,
+        discount=discount,
+        decay=discount * gae_lambda,
+    )
     return advantage
-
-
-def value_after_step(value: Tensor, final_value: Tensor, truncated: Tensor) -> Tensor:
-    """The value of the observation that truly followed each step, although finished copies were reset at once.
-
-    Args:
-        value: ``[T + 1, E, n]``, of the observations that the policy acted on, and of the last.
-        final_value: ``[S, E, n]``, of the observations at a copy's first, second, … truncation.
-        truncated: bool ``[T, E]``.
-
-    Returns:
-        ``[T, E, n]``.
-    """
-    slot = (truncated.cumsum(0) - 1).clamp(min=0)[..., None].expand(value[1:].shape)
-    return torch.where(truncated[..., None], final_value.gather(0, slot), value[1:])

@@ -16,6 +16,7 @@ from gpu_marl_envs.errors import ParameterError, nearest
 from gpu_marl_envs.training.algorithm import Algorithm
 from gpu_marl_envs.training.networks import NetworkFactory
 from gpu_marl_envs.training.policies import ActorCritic
+from gpu_marl_envs.training.randomness import RandomStream
 from gpu_marl_envs.training.rollout import Rollout, global_state_size
 from gpu_marl_envs.training.samples import gather_samples
 
@@ -86,7 +87,7 @@ class Learner:
             else:
                 parameters["lr"] = rate
 
-    def learn(self, rollout: Rollout, generator: torch.Generator) -> dict[str, Tensor]:
+    def learn(self, rollout: Rollout, random: RandomStream) -> dict[str, Tensor]:
         """Improves the policy by what its agents did; returns scalars to report, none if no agent was in the game.
 
         A CUDA graph can hold it, unless the algorithm waits for the device.
@@ -95,9 +96,10 @@ class Learner:
         samples = gather_samples(rollout, self.groups, self.policy, algorithm.discount, algorithm.gae_lambda)
         if not len(samples.weight):
             return {}
-        terms = algorithm.update(self, samples, generator)
+        terms = algorithm.update(self, samples, random)
         # Only now, so that the update saw the inputs as the policy that acted did.
         self.policy.observe_inputs(samples.observation, samples.state, samples.weight)
+        random.advance()
         return terms
 
     def restore_optimizer(self, saved: dict[str, Any]) -> None:

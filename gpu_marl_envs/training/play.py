@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.rendering import render_state
 from gpu_marl_envs.training.evaluate import act
 from gpu_marl_envs.training.policies import Policy
+from gpu_marl_envs.training.randomness import RandomStream
 
 
 def play_frames(
@@ -36,11 +36,11 @@ def play_frames(
         state["alive"] = env.alive[0].cpu().numpy()
         return render_state(env.declaration, state | {"step": int(env.state.step[0])})
 
-    generator = torch.Generator(env.device).manual_seed(seed)
+    random = RandomStream(seed, env.device)
     observation = env.reset(seed=seed)
     frames = [picture()]
     while len(frames) <= (env.declaration.max_steps if steps is None else steps):
-        observation, *_, info = env.step(act(env, policies, observation, generator))
+        observation, *_, info = env.step(act(env, policies, observation, random))
         frames.append(picture())
         if steps is None and bool(info["done"][0]):
             break

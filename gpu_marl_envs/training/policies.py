@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gpu_marl_envs.errors import ParameterError
 from gpu_marl_envs.spec import ActionSpace, Group
-from gpu_marl_envs.training.distributions import CategoricalActions, GaussianActions, action_distribution
+from gpu_marl_envs.training.distributions import GaussianActions, action_distribution
 from gpu_marl_envs.training.networks import (
     MLP,
     Interface,
@@ -21,6 +21,7 @@ from gpu_marl_envs.training.networks import (
     network_named,
 )
 from gpu_marl_envs.training.normalization import RunningNormalizer
+from gpu_marl_envs.training.randomness import RandomStream, uniform
 
 
 class Policy(Protocol):
@@ -29,7 +30,7 @@ class Policy(Protocol):
     def act(
         self,
         observation: Tensor,
-        generator: torch.Generator,
+        random: RandomStream,
         *,
         deterministic: bool = False,
         mask: Tensor | None = None,
@@ -38,7 +39,7 @@ class Policy(Protocol):
 
         Args:
             observation: of one group's agents.
-            generator: random numbers on its device.
+            random: numbers on its device.
             deterministic: the most probable actions instead of drawn ones.
             mask: bool ``[num_envs, n, num_parameters]``, the allowed choices of discrete actions; none allows all.
         """
@@ -116,10 +117,21 @@ class ActorCritic(nn.Module):
         return parameters, self._in_rewards(value)
 
     def sample(
-        self, observation: Tensor, generator: torch.Generator, mask: Tensor | None = None
+        self,
+        observation: Tensor,
+        random: RandomStream,
+        mask: Tensor | None = None,
+        out: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Actions ``[..., *action_shape]`` and their log-probabilities ``[...]`` for observations ``[..., size]``."""
-        return self.distribution.sample(self.action_parameters(observation), generator, mask)
+        """Actions ``[..., *action_shape]`` and their log-probabilities ``[...]`` for observations ``[..., size]``.
+
+        Args:
+            observation: of agents.
+            random: numbers on its device.
+            mask: bool ``[..., num_parameters]``, the allowed choices of discrete actions; none allows all.
+            out: contiguous tensors for the results.
+        """
+        return self.distribution.sample(self.action_parameters(observation), random, mask, out)
 
     def action_parameters(self, observation: Tensor) -> Tensor:
         """Parameters of the action distribution ``[..., num_parameters]`` for observations ``[..., size]``."""
@@ -152,7 +164,7 @@ class ActorCritic(nn.Module):
     def act(
         self,
         observation: Tensor,
-        generator: torch.Generator,
+        random: RandomStream,
         *,
         deterministic: bool = False,
         mask: Tensor | None = None,
@@ -162,7 +174,7 @@ class ActorCritic(nn.Module):
         if deterministic:
             action = self.distribution.mode(parameters, mask)
         else:
-            action, _ = self.distribution.sample(parameters, generator, mask)
+            action, _ = self.distribution.sample(parameters, random, mask)
         return self.distribution.to_environment(action)
 
     # ---- units and statistics ----
@@ -236,18 +248,16 @@ class RandomPolicy:
     def act(
         self,
         observation: Tensor,
-        generator: torch.Generator,
+        random: RandomStream,
         *,
         deterministic: bool = False,
         mask: Tensor | None = None,
     ) -> Tensor:
         """Actions for the environment; see :class:`Policy`. ``deterministic`` has no meaning here."""
-        distribution, batch, device = self.distribution.to(observation.device), observation.shape[:2], generator.device
-        parameters = torch.zeros(*batch, distribution.num_parameters, device=device)
-        if isinstance(distribution, CategoricalActions):
-            return distribution.sample(parameters, generator, mask)[0]
-        assert isinstance(distribution, GaussianActions)
-        uniform = torch.rand(parameters.shape, generator=generator, device=device) * 2 - 1
-        normal = torch.randn(parameters.shape, generator=generator, device=device)
-        bounded = distribution.low.isfinite() & distribution.high.isfinite()
-        return distribution.to_environment(distribution.mode(torch.where(bounded, uniform, normal)))
+        distribution = self.distribution.to(observation.device)
+        parameters = torch.zeros(*observation.shape[:2], distribution.num_parameters, device=observation.device)
+        action, _ = distribution.sample(parameters, random, mask)
+        if isinstance(distribution, GaussianActions):
+            bounded = (distribution.low.isfinite() & distribution.high.isfinite()).view(distribution.action_shape)
+            action = torch.where(bounded, uniform(tuple(action.shape), random) * 2 - 1, action)
+        return distribution.to_environment(action)

@@ -17,6 +17,7 @@ from torch import Tensor
 from gpu_marl_envs.training.algorithm import Algorithm, adam, gradient_step, hyperparameter
 from gpu_marl_envs.training.learner import Learner
 from gpu_marl_envs.training.policies import ActorCritic
+from gpu_marl_envs.training.randomness import RandomStream, permutation
 from gpu_marl_envs.training.samples import Samples, explained_variance, normalized, weighted_mean
 from gpu_marl_envs.training.schedule import Schedule
 
@@ -45,14 +46,14 @@ class PPO(Algorithm):
     def waits_for_device(self) -> bool:
         return self.target_kl > 0
 
-    def update(self, learner: Learner, samples: Samples, generator: torch.Generator) -> dict[str, Tensor]:
+    def update(self, learner: Learner, samples: Samples, random: RandomStream) -> dict[str, Tensor]:
         """Algorithm 1 of the paper: K epochs of minibatch steps on L^CLIP+VF+S; returns means of what was seen."""
         if self.normalize_advantages:
             samples = normalized(samples)
         seen: list[dict[str, Tensor]] = []
         for _ in range(self.epochs):
             before = len(seen)
-            for minibatch in self.shuffled_minibatches(samples, generator):
+            for minibatch in self.shuffled_minibatches(samples, random):
                 loss, terms = learner.loss(minibatch, *learner.coefficients.values())
                 norm = gradient_step(learner, loss)
                 seen.append({key: term.detach() for key, term in terms.items()} | {"gradient_norm": norm})
@@ -61,10 +62,9 @@ class PPO(Algorithm):
                 break
         return {key: _mean_of(seen, key) for key in seen[0]} | {"explained_variance": explained_variance(samples)}
 
-    def shuffled_minibatches(self, samples: Samples, generator: torch.Generator) -> Iterator[Samples]:
+    def shuffled_minibatches(self, samples: Samples, random: RandomStream) -> Iterator[Samples]:
         """Every sample once, in ``minibatches`` parts of nearly equal size."""
-        order = torch.randperm(len(samples.target), generator=generator, device=samples.target.device)
-        for chosen in order.chunk(self.minibatches):
+        for chosen in permutation(len(samples.target), random).chunk(self.minibatches):
             yield samples.at(chosen)
 
     def loss(self, policy: ActorCritic, samples: Samples, *coefficients: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

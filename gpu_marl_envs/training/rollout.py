@@ -11,8 +11,10 @@ from torch import Tensor
 
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.errors import ParameterError
-from gpu_marl_envs.training.gae import generalized_advantages, value_after_step
+from gpu_marl_envs.training.gae import generalized_advantages
+from gpu_marl_envs.training.outcomes import keep_outcomes
 from gpu_marl_envs.training.policies import ActorCritic
+from gpu_marl_envs.training.randomness import RandomStream
 
 
 class GroupRollout:
@@ -28,6 +30,7 @@ class GroupRollout:
         mask: bool ``[T + 1, E, n, num_parameters]``, the allowed choices; none where the environment masks nothing.
         final_observation: ``[S, E, n, size]``; row s is the observation that followed the s-th step of this rollout in
             which the copy was truncated, where it was, and arbitrary otherwise.
+        episode_sums: float32 ``[2, E]``, return and length of the episodes that ended in this rollout, added up.
 
     Args:
         first: the observation to begin with, which becomes the last one of the storage.
@@ -52,6 +55,7 @@ class GroupRollout:
         self.reward = torch.zeros(steps, *agents, device=device)
         self.terminated = torch.zeros(steps, *agents, dtype=torch.bool, device=device)
         self.live = torch.zeros(steps, *agents, dtype=torch.bool, device=device)
+        self.episode_sums = torch.zeros(2, len(first), device=device)
         self.mask: Tensor | None = None
         if mask:
             self.mask = torch.ones(steps + 1, *agents, distribution.num_parameters, dtype=torch.bool, device=device)
@@ -60,8 +64,9 @@ class GroupRollout:
 class Rollout:
     """T consecutive steps of every copy of an environment, for every group.
 
-    Observations, rewards and flags are written here by the environment, so nothing is copied but who is alive.
-    :meth:`collect` never waits for the device and has no shape that depends on data, so a CUDA graph can hold it.
+    Observations, rewards and flags are written here by the environment, so nothing is copied but what is seen at
+    truncations. :meth:`collect` never waits for the device and has no shape that depends on data, so a CUDA graph can
+    hold it.
 
     Args:
         env: an environment whose finished copies are reset in the same step: by itself (``"SAME_STEP"``), or, since a
@@ -82,8 +87,7 @@ class Rollout:
         self.env, self.policies, self.steps = env, policies, steps
         central = any(policy.interface.state_size for policy in policies.values())
         device, copies = env.device, env.num_envs
-        # Truncations of a copy lie max_steps apart, so this many final observations fit, and one that is being written.
-        slots = -(-steps // env.declaration.max_steps) + 1
+        slots = -(-steps // env.declaration.max_steps)  # truncations of a copy lie max_steps apart
         first = env.reset()
         masks = action_masks(env)
         self.groups = {
@@ -94,9 +98,6 @@ class Rollout:
         self.done = torch.zeros(steps, copies, dtype=torch.bool, device=device)
         self.state: Tensor | None = None
         self.final_state: Tensor | None = None
-        self._slot = torch.zeros(copies, dtype=torch.long, device=device)
-        self._copies = torch.arange(copies, device=device)
-        self._episode_sums = {name: torch.zeros(2, device=device) for name in self.groups}
         self._out = [self._destination(t) for t in range(steps)]
         if central:
             size = global_state(env).shape[1]
@@ -114,22 +115,24 @@ class Rollout:
         }
 
     @torch.no_grad()
-    def collect(self, generator: torch.Generator) -> None:
+    def collect(self, random: RandomStream) -> None:
         """Takes T steps with the present policies, starting where the last call stopped."""
         self._start_over()
         for t in range(self.steps):
             actions = {}
             for name, group in self.groups.items():
                 policy, mask = self.policies[name], None if group.mask is None else group.mask[t]
-                group.live[t].copy_(self.env.alive[:, self.env.agent_slices[name]])
-                group.action[t], group.log_prob[t] = policy.sample(group.observation[t], generator, mask)
+                policy.sample(group.observation[t], random, mask, out=(group.action[t], group.log_prob[t]))
                 actions[name] = policy.distribution.to_environment(group.action[t])
             *_, info = self.env.step(actions, out=self._out[t])
-            self._add_to_sums(t, info)
-            self._keep_final(t, info)
+            self._keep_outcomes(t, info)
             if self.env.autoreset_mode is AutoresetMode.DISABLED:
                 self._reset_finished(t)
             self._observe_besides(t + 1)
+        for group in self.groups.values():
+            # Who has not left stays, and all come back with the next episode.
+            torch.logical_or(~group.terminated[:-1], self.done[:-1, :, None], out=group.live[1:])
+        random.advance()
 
     def _start_over(self) -> None:
         """The last observation of the last rollout is the first one of this."""
@@ -137,24 +140,22 @@ class Rollout:
             group.observation[0].copy_(group.observation[self.steps])
             if group.mask is not None:
                 group.mask[0].copy_(group.mask[self.steps])
-            self._episode_sums[name].zero_()
+            group.live[0].copy_(self.env.alive[:, self.env.agent_slices[name]])
+            group.episode_sums.zero_()
         if self.state is not None:
             self.state[0].copy_(self.state[self.steps])
-        self._slot.zero_()
 
-    def _add_to_sums(self, t: int, info: Mapping[str, Any]) -> None:
-        for name in self.groups:
-            for i, statistic in enumerate(("episode_return", "episode_length")):
-                self._episode_sums[name][i] += torch.where(self.done[t], info[statistic][name], 0.0).sum()
-
-    def _keep_final(self, t: int, info: Mapping[str, Any]) -> None:
-        """What is seen now goes to the copy's present slot; if it was truncated, it stays there."""
+    def _keep_outcomes(self, t: int, info: Mapping[str, Any]) -> None:
+        """Adds up what finished episodes came to, and keeps what was seen at truncations."""
+        statistics, rows = [], []
         for name, group in self.groups.items():
-            final = info["final_obs"][name] if "final_obs" in info else group.shaped_observation[t + 1]
-            group.shaped_final_observation[self._slot, self._copies] = final
+            for i, statistic in enumerate(("episode_return", "episode_length")):
+                statistics.append((info[statistic][name], group.episode_sums[i]))
+            seen = info["final_obs"][name] if "final_obs" in info else group.shaped_observation[t + 1]
+            rows.append((seen, group.shaped_final_observation))
         if self.final_state is not None:
-            self.final_state[self._slot, self._copies] = global_state(self.env)
-        self._slot += self.truncated[t]
+            rows.append((global_state(self.env), self.final_state))
+        keep_outcomes(t, self.done[t], self.truncated, statistics, rows)
 
     def _reset_finished(self, t: int) -> None:
         done = self.done[t]
@@ -177,7 +178,8 @@ class Rollout:
         """Mean return and length of the episodes that ended in this rollout, per group; NaN if none ended."""
         episodes = self.done.sum()
         means = {}
-        for name, sums in self._episode_sums.items():
+        for name, group in self.groups.items():
+            sums = group.episode_sums.sum(1)
             means[f"{name}/episode_return"], means[f"{name}/episode_length"] = (sums / episodes).unbind()
         return means
 
@@ -187,10 +189,8 @@ class Rollout:
         group = self.groups[name]
         value = self._values(name, group.observation, self.state)
         final_value = self._values(name, group.final_observation, self.final_state)
-        next_value = value_after_step(value, final_value, self.truncated)
-        ended = group.terminated | self.done[..., None]
         advantage = generalized_advantages(
-            group.reward, value[:-1], next_value, group.terminated, ended, discount, gae_lambda
+            group.reward, value, final_value, group.terminated, self.truncated, self.done, discount, gae_lambda
         )
         return advantage, value[:-1]
 

@@ -1,6 +1,6 @@
 """Draws actions: from categorical and from normal distributions, with the logarithm of their probability.
 
-Nothing here waits for the device or has a shape that depends on data, so a CUDA graph can hold it.
+Each draw is one launch of a kernel that reads its parameters once; the CPU gives the same bits as a GPU.
 """
 
 from __future__ import annotations
@@ -10,42 +10,89 @@ import math
 import torch
 from torch import Tensor
 
+from gpu_marl_envs.training.kernels import launch
+from gpu_marl_envs.training.randomness import RandomStream
+
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
-def sample_categorical(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draws one choice from each distribution.
+def sample_categorical(
+    logits: Tensor,
+    choices: Tensor,
+    random: RandomStream,
+    mask: Tensor | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draws one choice for each of several independent components.
+
+    Choices that do not exist, are masked, or have a probability below 2^-24 of the others', are never drawn. If all
+    are masked, one of those that exist is drawn.
 
     Args:
-        logits: ``[..., choices]``; choices whose probability rounds to zero are never drawn.
-        generator: random numbers on the device of ``logits``.
+        logits: float32 ``[..., components, most choices]``.
+        choices: int32 ``[components]``, how many choices a component has; further ones are ignored.
+        random: numbers on the device of ``logits``.
+        mask: bool as ``logits``, the allowed choices; none allows all.
+        out: contiguous tensors for the results.
 
     Returns:
-        The choices, int64 ``[...]``, and their log-probabilities ``[...]``.
+        The choices, int32 ``[..., components]``, and their joint log-probability, float32 ``[...]``.
     """
-    # The inverse of the cumulative distribution takes one random number: a third of the cost of multinomial(). A
-    # uniform number is below 1, so its product with the total is below the total, and the first sum above it ends with
-    # a choice that has added to it.
-    log_probs = logits.log_softmax(-1)
-    cumulative = log_probs.exp().cumsum(-1)
-    uniform = torch.rand(*cumulative.shape[:-1], 1, generator=generator, device=cumulative.device)
-    index = (cumulative <= uniform * cumulative[..., -1:]).sum(-1)
-    return index, log_probs.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    *batch, components, most_choices = logits.shape
+    if out is None:
+        out = logits.new_empty((*batch, components), dtype=torch.int32), logits.new_empty(batch)
+    action, log_prob = out
+    launch(
+        "SampleCategorical",
+        logits.device,
+        log_prob.numel(),
+        row_floats=components * most_choices,
+        draw=random.next(logits.device),
+        input=logits.contiguous(),
+        mask=None if mask is None else mask.expand(logits.shape).contiguous(),
+        choices=choices,
+        output=action,
+        log_probability=log_prob,
+        rows=log_prob.numel(),
+        components=components,
+        most_choices=most_choices,
+    )
+    return action, log_prob
 
 
-def sample_gaussian(mean: Tensor, log_std: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def sample_gaussian(
+    mean: Tensor,
+    log_std: Tensor,
+    random: RandomStream,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Draws from a normal distribution with independent components.
 
     Args:
-        mean: ``[..., components]``.
-        log_std: logarithm of the standard deviation, ``[components]`` or as ``mean``.
-        generator: random numbers on the device of ``mean``.
+        mean: float32 ``[..., components]``.
+        log_std: float32 ``[components]``, logarithms of the standard deviations.
+        random: numbers on the device of ``mean``.
+        out: contiguous tensors for the results.
 
     Returns:
-        The draws ``[..., components]`` and the logarithm of their joint density ``[...]``.
+        The draws, float32 ``[..., components]``, and the logarithm of their joint density, float32 ``[...]``.
     """
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    return mean + log_std.exp() * noise, gaussian_log_density(noise, log_std)
+    *batch, components = mean.shape
+    action, log_density = (mean.new_empty(mean.shape), mean.new_empty(batch)) if out is None else out
+    launch(
+        "SampleGaussian",
+        mean.device,
+        log_density.numel(),
+        row_floats=components,
+        draw=random.next(mean.device),
+        input=mean.contiguous(),
+        log_std=log_std.contiguous(),
+        output=action,
+        log_density=log_density,
+        rows=log_density.numel(),
+        components=components,
+    )
+    return action, log_density
 
 
 def gaussian_log_density(noise: Tensor, log_std: Tensor) -> Tensor:

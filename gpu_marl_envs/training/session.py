@@ -32,6 +32,7 @@ from gpu_marl_envs.training.learner import (
 )
 from gpu_marl_envs.training.metrics import WANDB_ID_NAME, Metrics, Readback
 from gpu_marl_envs.training.policies import ActorCritic
+from gpu_marl_envs.training.randomness import RandomStream
 from gpu_marl_envs.training.recording import Recorded, Result
 from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for, check_autoreset_mode
 
@@ -64,7 +65,7 @@ class Session:
 
     Attributes:
         seed: of the run.
-        generator: random numbers on the environment's device.
+        random: numbers on the environment's device.
         learners: by the name of their policies.
         policies: by the group that they play.
         rollout: the steps of the last iteration.
@@ -87,7 +88,7 @@ class Session:
         after_iteration: Callable[[Session], None] | None,
     ) -> None:
         self.seed, self._env = seed, env
-        self.generator = torch.Generator(env.device).manual_seed(seed)
+        self.random = RandomStream(seed, env.device)
         self.learners = dict(learners)
         self.policies = policies_by_group(learners)
         self.iteration = self.agent_steps = 0
@@ -95,7 +96,7 @@ class Session:
         steps = rollout_steps({name: learner.spec for name, learner in learners.items()})
         self.rollout = _rollout(env, self.policies, steps)
         graphs = all(learner.algorithm.cuda_graphs for learner in learners.values())
-        self._collect = self._recorded(partial(self.rollout.collect, self.generator), "collecting a rollout", graphs)
+        self._collect = self._recorded(partial(self.rollout.collect, self.random), "collecting a rollout", graphs)
         self._learn = {name: self._learning_of(learner) for name, learner in learners.items() if not learner.frozen}
         self._metrics, self._readback = metrics, Readback(env.device)
         self._total_steps, self._max_seconds, self._folder = total_steps, max_seconds, folder
@@ -131,7 +132,7 @@ class Session:
     def _learning_of(self, learner: Learner) -> Callable[[], dict[str, Tensor]]:
         """One policy's part of an iteration."""
         graphs = learner.algorithm.cuda_graphs and not learner.algorithm.waits_for_device
-        learn = partial(learner.learn, self.rollout, self.generator)
+        learn = partial(learner.learn, self.rollout, self.random)
         return self._recorded(learn, f"the update of policy {learner.name!r}", graphs)
 
     def _recorded(self, work: Callable[[], Result], what: str, graphs: bool) -> Callable[[], Result]:
@@ -199,7 +200,7 @@ class Session:
             agent_steps=self.agent_steps,
             seconds=self.seconds,
             policies={name: learner_state(learner) for name, learner in self.learners.items()},
-            random_state=self.generator.get_state(),
+            random_state=self.random.save(),
             env_state=self._env.state.save(),
             rollout=self.rollout.save(),
         ).save(path)
@@ -207,16 +208,10 @@ class Session:
         return path
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes to where a checkpoint was taken; the learners are those that it restored.
-
-        Random numbers are of a type of device: on another one they start anew.
-        """
+        """Goes to where a checkpoint was taken; the learners are those that it restored."""
         self.iteration, self.agent_steps = checkpoint.iteration, checkpoint.agent_steps
         self._seconds_before = checkpoint.seconds
-        if torch.device(checkpoint.device).type == self._env.device.type:
-            self.generator.set_state(checkpoint.random_state)
-        else:
-            self.generator.manual_seed(self.seed + self.iteration)
+        self.random.restore(checkpoint.random_state)
         self._env.state.restore(checkpoint.env_state)
         self.rollout.restore(checkpoint.rollout)
 

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from gpu_marl_envs.spec import Group
-from gpu_marl_envs.training import A2C, PPO
+from gpu_marl_envs.training import A2C, PPO, RandomStream
 
 TAG = {"num_taggers": 2, "num_runners": 3, "episode_length": 12, "tagging_distance": 0.1}
 SMALL = {"hidden_size": 16, "hidden_layers": 1}
@@ -105,7 +105,7 @@ class FakeEnv:
 def play(env: FakeEnv, result: Any) -> Tensor:
     """Mean reward of the most probable actions, in a fresh observation."""
     observation = env.reset()["player"]
-    action = result.policies["player"].act(observation, torch.Generator(), deterministic=True)
+    action = result.policies["player"].act(observation, RandomStream(0), deterministic=True)
     return env._reward(env.context, action).mean()
 
 
