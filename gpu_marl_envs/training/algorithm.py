@@ -67,6 +67,7 @@ class Algorithm(Parametrised, ABC):
     shared_trunk: bool = hyperparameter(False, "let actor and critic share their hidden layers")
     orthogonal: bool = hyperparameter(True, "start with orthogonal weights, rather than torch's default")
     central_critic: bool = hyperparameter(False, "let the critic see the environment's state (MAPPO)")
+    fused: bool = hyperparameter(True, "compute all layers of a network in one GPU kernel where there is one")
     bfloat16: bool = hyperparameter(False, "compute networks in bfloat16 where that is safe")
     tf32: bool = hyperparameter(False, "let a GPU round factors of float32 products to TF32, in all of the run")
     compile_loss: bool = hyperparameter(False, "compile the loss with torch.compile")
@@ -100,7 +101,9 @@ class Algorithm(Parametrised, ABC):
 
     def network(self) -> MLP:
         """What makes the networks, where they are not the user's own."""
-        return MLP(self.hidden_size, self.hidden_layers, self.activation, self.shared_trunk, self.orthogonal)
+        return MLP(
+            self.hidden_size, self.hidden_layers, self.activation, self.shared_trunk, self.orthogonal, self.fused
+        )
 
     def at(self, hyperparameter_name: str, fraction: float) -> float:
         """The value of a scheduled hyperparameter when ``fraction`` of the run is done."""

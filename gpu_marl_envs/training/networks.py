@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gpu_marl_envs.errors import ParameterError
+from gpu_marl_envs.training.fused_mlp import can_fuse, fused_mlp
 
 Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
 _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
@@ -75,6 +76,7 @@ class MLP:
         shared_trunk: whether actor and critic share their hidden layers.
         orthogonal: whether weights start orthogonal with gain √2, 0.01 for the actor's last layer and 1 for the
             critic's (Andrychowicz et al., 2021, arXiv:2006.05990), rather than by torch's default.
+        fused: whether a GPU computes all layers in one kernel where it can; see ``fused_mlp.py``.
     """
 
     hidden_size: int = 64
@@ -82,6 +84,7 @@ class MLP:
     activation: Activation = "tanh"
     shared_trunk: bool = False
     orthogonal: bool = True
+    fused: bool = True
 
     def __call__(self, interface: Interface) -> MLPNetwork:
         if self.shared_trunk and interface.state_size:
@@ -94,6 +97,7 @@ class MLPNetwork(SeparableNetwork):
 
     def __init__(self, interface: Interface, options: MLP) -> None:
         super().__init__()
+        self.fused = options.fused
         actor_inputs, critic_inputs = interface.observation_size, interface.observation_size + interface.state_size
         hidden = options.hidden_size if options.hidden_layers else None
         self.actor_trunk = _trunk(actor_inputs, options)
@@ -104,18 +108,24 @@ class MLPNetwork(SeparableNetwork):
     def forward(self, observation: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.critic_trunk is not None:
             return super().forward(observation, state)
-        features = self.actor_trunk(observation)
-        return self.actor_head(features), self.critic_head(features).squeeze(-1)
+        parameters, value = self._outputs(observation, self.actor_trunk, self.actor_head, self.critic_head)
+        return parameters, value.squeeze(-1)
 
     def actor(self, observation: Tensor) -> Tensor:
-        parameters: Tensor = self.actor_head(self.actor_trunk(observation))
+        (parameters,) = self._outputs(observation, self.actor_trunk, self.actor_head)
         return parameters
 
     def critic(self, observation: Tensor, state: Tensor | None = None) -> Tensor:
         inputs = observation if state is None else torch.cat([observation, state], -1)
         trunk = self.actor_trunk if self.critic_trunk is None else self.critic_trunk
-        value: Tensor = self.critic_head(trunk(inputs))
+        (value,) = self._outputs(inputs, trunk, self.critic_head)
         return value.squeeze(-1)
+
+    def _outputs(self, inputs: Tensor, trunk: nn.Sequential, *heads: nn.Linear) -> tuple[Tensor, ...]:
+        if self.fused and can_fuse(inputs, trunk, heads):
+            return fused_mlp(inputs, trunk, heads)
+        features = trunk(inputs)
+        return tuple(head(features) for head in heads)
 
     @torch.no_grad()
     def rescale_value(self, factor: Tensor, offset: Tensor) -> None:
