@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpu_marl_envs.training.kernels import launch
+from gpu_marl_envs.training.functions import launch
 
 
 def generalized_advantages(

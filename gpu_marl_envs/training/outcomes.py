@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from gpu_marl_envs.training.kernels import launch
+from gpu_marl_envs.training.functions import launch
 
 STATISTICS, ROWS = 16, 8  # that one launch takes, as in cuda_src/training/outcomes.cuh
 WARPS = 2048  # keep a large GPU busy

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gpu_marl_envs.checks import seed_bits
 from gpu_marl_envs.errors import ParameterError
-from gpu_marl_envs.training.kernels import launch
+from gpu_marl_envs.training.functions import launch
 
 
 class RandomStream:

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from gpu_marl_envs.training.kernels import launch
+from gpu_marl_envs.training.functions import launch
 from gpu_marl_envs.training.randomness import RandomStream
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
