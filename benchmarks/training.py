@@ -25,6 +25,7 @@ from gpu_marl_envs.testing import check_devices_agree
 from gpu_marl_envs.training import A2C, PPO, Algorithm, RandomStream, Session, train
 from gpu_marl_envs.training.gae import generalized_advantages
 from gpu_marl_envs.training.learner import make_learners, policies_by_group, resolve_policies
+from gpu_marl_envs.training.recording import Recorded
 from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for
 from gpu_marl_envs.training.sampling import sample_categorical
 
@@ -43,26 +44,55 @@ class Case:
     params: dict[str, Any] = field(default_factory=dict)
 
 
+# WarpDrive's policies share their hidden layers between actions and value; JaxMARL's do not.
 GPU_CASES = [
     Case(
         "tag_continuous 10 + 100, A2C, 2 x 256",
         "tag_continuous-v0",
         2_000,
-        A2C(rollout_steps=20, hidden_size=256, activation="relu", optimizer_name="adam"),
+        A2C(rollout_steps=20, hidden_size=256, activation="relu", shared_trunk=True, optimizer_name="adam", tf32=True),
+        CROWD,
+    ),
+    Case(
+        "tag_continuous 10 + 100, A2C, 2 x 256, bfloat16",
+        "tag_continuous-v0",
+        2_000,
+        A2C(
+            rollout_steps=20,
+            hidden_size=256,
+            activation="relu",
+            shared_trunk=True,
+            optimizer_name="adam",
+            bfloat16=True,
+            compile_loss=True,
+        ),
         CROWD,
     ),
     Case(
         "tag_gridworld 10 + 1, A2C, 2 x 32",
         "tag_gridworld-v0",
         2_000,
-        A2C(rollout_steps=100, hidden_size=32, activation="relu", optimizer_name="adam"),
+        A2C(
+            rollout_steps=100,
+            hidden_size=32,
+            activation="relu",
+            shared_trunk=True,
+            optimizer_name="adam",
+            tf32=True,
+        ),
         {"num_taggers": 10, "use_full_observation": False},
     ),
     Case(
         "simple_spread, PPO 4 x 4, 2 x 64",
         "simple_spread-v3",
         16_384,
-        PPO(rollout_steps=128, epochs=4, minibatches=4, hidden_size=64),
+        PPO(rollout_steps=128, epochs=4, minibatches=4, hidden_size=64, tf32=True),
+    ),
+    Case(
+        "simple_spread, PPO 4 x 4, 2 x 64, bfloat16",
+        "simple_spread-v3",
+        16_384,
+        PPO(rollout_steps=128, epochs=4, minibatches=4, hidden_size=64, bfloat16=True, compile_loss=True),
     ),
 ]
 CPU_CASES = [
@@ -82,6 +112,7 @@ CPU_CASES = [
     ),
 ]
 SAMPLES, CHOICES = 1_000_000, 21
+MOST_WARM_UP = 2  # iterations: the first compiles, and on a GPU the second one is recorded
 
 
 def main() -> None:
@@ -123,9 +154,9 @@ def measure(case: Case, device: torch.device, seconds: float) -> dict[str, Any]:
 
     env = make()
     result = train(env, case.algorithm, total_steps=10**15, max_seconds=seconds, progress=False)
-    if len(result.history) < 3:  # the first iteration warms up
-        result = train(make(), case.algorithm, total_steps=10**15, progress=False, after_iteration=_stop_after_three)
-    rates = [row["agent_steps_per_second"] for row in result.history[1:]]
+    if len(result.history) < MOST_WARM_UP + 2:
+        result = train(make(), case.algorithm, total_steps=10**15, progress=False, after_iteration=_stop_early)
+    rates = [row["agent_steps_per_second"] for row in result.history[MOST_WARM_UP:]]
     rate = statistics.median(rates)
     per_iteration = env.num_envs * env.num_agents * case.algorithm.rollout_steps
     return {
@@ -143,8 +174,8 @@ def measure(case: Case, device: torch.device, seconds: float) -> dict[str, Any]:
     }
 
 
-def _stop_after_three(session: Session) -> None:
-    session.interrupted = session.iteration == 3
+def _stop_early(session: Session) -> None:
+    session.interrupted = session.iteration == MOST_WARM_UP + 2
 
 
 def fractions(env: BatchedEnv, algorithm: Algorithm, seconds_per_iteration: float) -> dict[str, float]:
@@ -158,7 +189,12 @@ def fractions(env: BatchedEnv, algorithm: Algorithm, seconds_per_iteration: floa
         "values, advantages and update": parts.learn,
         "of it GAE": parts.estimate,
     }
-    return {part: _seconds(run, env.device) / seconds_per_iteration for part, run in timed.items()}
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if algorithm.tf32 else precision)
+    try:
+        return {part: _seconds(run, env.device) / seconds_per_iteration for part, run in timed.items()}
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 class Parts:
@@ -228,20 +264,27 @@ def measure_sampling(device: torch.device) -> dict[str, float]:
 
 
 def _seconds(run: Callable[[], object], device: torch.device, repetitions: int = 5) -> float:
-    """The median time of a call, after one that warms up."""
-    times = []
-    for _ in range(repetitions + 1):
-        _wait_for(device)
-        start = time.perf_counter()
-        run()
-        _wait_for(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    """The median time of a call, on a GPU of the replay of its CUDA graph, after those that warm up."""
+    if device.type != "cuda":
+        return statistics.median(_timed_on_host(run) for _ in range(repetitions + 1))
+    torch.cuda.synchronize(device)
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        recorded = Recorded(run, "a part of an iteration", device)
+        times = []
+        for _ in range(MOST_WARM_UP + repetitions):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            recorded()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(times[MOST_WARM_UP:])
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _timed_on_host(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from gpu_marl_envs.training.outcomes import keep_outcomes
 from gpu_marl_envs.training.policies import ActorCritic
 from gpu_marl_envs.training.randomness import RandomStream
 
+MOST_ROWS = 2**18  # of observations whose values are computed at once
+
 
 class GroupRollout:
     """The steps of one agent group; T steps of E copies with n agents each.
@@ -195,13 +197,13 @@ class Rollout:
         return advantage, value[:-1]
 
     def _values(self, name: str, observations: Tensor, states: Tensor | None) -> Tensor:
-        """Values ``[steps, E, n]``, one step at a time: the layers of all steps at once would take much memory."""
+        """Values ``[steps, E, n]``, of some steps at a time: the layers of all at once would take much memory."""
         policy = self.policies[name]
+        at_once = max(1, MOST_ROWS // observations[0, ..., 0].numel())
         if states is None or not policy.interface.state_size:
-            return torch.stack([policy.value(observation) for observation in observations])
-        return torch.stack(
-            [policy.value(o, s) for o, s in zip(observations, self._of_agents(name, states), strict=True)]
-        )
+            return torch.cat([policy.value(part) for part in observations.split(at_once)])
+        of_agents = self._of_agents(name, states).split(at_once)
+        return torch.cat([policy.value(o, s) for o, s in zip(observations.split(at_once), of_agents, strict=True)])
 
     def state_of_agents(self, name: str) -> Tensor:
         """The states as each agent of a group sees them, ``[T + 1, E, n, state_size]``, a view."""
