@@ -21,7 +21,6 @@ from gpu_marl_envs.training import MLP, PPO, Interface, fused_mlp, train
 Make = Callable[..., BatchedEnv]
 # What rounding the operands of products leaves of outputs and gradients.
 PRECISIONS = {"float32": 3e-6, "tf32": 1e-2, "bfloat16": 5e-2}
-SHARED_MEMORY = 227 * 1024  # bytes that a program may have on Hopper
 
 
 @pytest.fixture(params=PRECISIONS)
@@ -62,13 +61,20 @@ def test_kernels_compile_for_hopper_without_one(name: str) -> None:
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     compiled = triton.compile(ASTSource(kernel, signature, places), target=GPUTarget("cuda", 90, 32), options=options)
     assert "wgmma.mma_async" in compiled.asm["ptx"]
-    assert compiled.metadata.shared <= SHARED_MEMORY
+    assert compiled.metadata.shared <= fused_mlp.SHARED_MEMORY
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [*CASES, Case(rows=100_003), Case(64, 64, 2, (64,), rows=1_000)], ids=str)
+@pytest.mark.parametrize("case", [*CASES, Case(rows=100_003), Case(32, 64, 2, (64,), rows=1_000)], ids=str)
 def test_kernels_give_what_layers_give(case: Case, precision: str) -> None:
     case.check("cuda", PRECISIONS[precision])
+
+
+@pytest.mark.gpu
+def test_half_precision_of_another_kind_stays_torchs() -> None:
+    trunk, heads = Case().network("cuda")
+    with torch.autocast("cuda", torch.float16):
+        assert not fused_mlp.can_fuse(torch.randn(2, 18, device="cuda"), trunk, heads)
 
 
 @pytest.mark.gpu
@@ -126,10 +132,9 @@ def test_layers_that_no_kernel_knows_stay_torchs(monkeypatch: pytest.MonkeyPatch
     assert fits() and fits(activation="relu", hidden_layers=3, hidden_size=32)
     assert not fits(activation="gelu")
     assert not fits(hidden_layers=0) and not fits(hidden_layers=4)
-    assert not fits(hidden_size=65) and not fits(65)
+    assert not fits(hidden_size=65) and not fits(65, torch.randn(2, 65))
+    assert not fits(hidden_layers=3)  # in single precision; half of it has room for them
     assert not fits(rows=rows.clone().requires_grad_())
-    with torch.autocast("cuda", torch.float16):
-        assert not fits()
     trunk, heads = Case().network("cpu")
     assert fused_mlp.can_fuse(rows, trunk, heads)
     assert not fused_mlp.can_fuse(rows, trunk, [nn.Linear(64, 5, bias=False)])

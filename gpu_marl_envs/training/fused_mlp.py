@@ -57,7 +57,7 @@ def fused_mlp(inputs: Tensor, trunk: nn.Sequential, heads: Sequence[nn.Linear]) 
     It is differentiable with respect to the parameters, not to the inputs. The order of all sums is fixed, so equal
     inputs give equal outputs and gradients on the same type of device.
     """
-    layers = [layer for layer in trunk if isinstance(layer, nn.Linear)]
+    layers = _linear_layers(trunk)
     sizes = [head.out_features for head in heads]
     weights = [layer.weight for layer in layers] + [_joined(head.weight for head in heads)]
     biases = [layer.bias for layer in layers] + [_joined(head.bias for head in heads)]
@@ -75,18 +75,15 @@ def precision() -> str | None:
     """
     if torch.is_autocast_enabled("cuda"):
         return "bfloat16" if torch.get_autocast_dtype("cuda") is torch.bfloat16 else None
-    return (
-        "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
-    )  # set by that function; known to torch.compile
+    # torch.compile knows this flag, which follows that function.
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
 
 
 def _runs_on(device: torch.device) -> bool:
-    return (
-        _TRITON
-        and device.type == "cuda"
-        and torch.version.hip is None
-        and torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= SHARED_MEMORY
-    )
+    if not _TRITON or device.type != "cuda":
+        return False
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", 0) >= SHARED_MEMORY  # only NVIDIA's have it
 
 
 def _has_known_layers(trunk: nn.Sequential, heads: Sequence[nn.Linear]) -> bool:
@@ -104,13 +101,18 @@ def _fits(trunk: nn.Sequential, heads: Sequence[nn.Linear], precision: str | Non
     """Whether registers and shared memory have room."""
     if precision is None:
         return False
-    layers = len(trunk) // 2
-    inputs, hidden, outputs = trunk[0].in_features, trunk[0].out_features, sum(head.out_features for head in heads)
+    linear = _linear_layers(trunk)
+    inputs, hidden = linear[0].in_features, linear[0].out_features
+    outputs = sum(head.out_features for head in heads)
     padded_inputs, padded_hidden, padded_outputs = (
         max(16, 1 << (size - 1).bit_length()) for size in (inputs, hidden, outputs)
     )
-    weights = padded_hidden * (padded_inputs + (layers - 1) * padded_hidden + padded_outputs)
-    return layers <= DEEPEST and max(inputs, hidden, outputs) <= WIDEST and weights <= MOST_WEIGHTS[precision]
+    weights = padded_hidden * (padded_inputs + (len(linear) - 1) * padded_hidden + padded_outputs)
+    return len(linear) <= DEEPEST and max(inputs, hidden, outputs) <= WIDEST and weights <= MOST_WEIGHTS[precision]
+
+
+def _linear_layers(trunk: nn.Sequential) -> list[nn.Linear]:
+    return [layer for layer in trunk if isinstance(layer, nn.Linear)]
 
 
 def _joined(parameters: Iterable[Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ class Case:
     layers: int = 2
     outputs: tuple[int, ...] = (5,)
     activation: type[nn.Module] = nn.Tanh
-    rows: int = 100
+    rows: int = 70
 
     def network(self, device: str) -> tuple[nn.Sequential, list[nn.Linear]]:
         torch.manual_seed(0)
@@ -60,7 +60,7 @@ def _gradients(outputs, modules, output_gradients) -> tuple[Tensor, ...]:
 CASES = [
     Case(),
     Case(inputs=6, hidden=32, outputs=(2, 1), activation=nn.ReLU, rows=64),
-    Case(inputs=21, hidden=48, layers=3, outputs=(1,), rows=1),
+    Case(inputs=21, hidden=24, layers=3, outputs=(1,), rows=1),
     Case(inputs=1, hidden=64, layers=1, outputs=(17,), rows=65),
     Case(rows=0),
 ]
