@@ -113,7 +113,10 @@ def test_training_is_the_same_with_and_without_fusion(make: Make, options: dict[
     for fused in (False, True):
         env = make("tag_continuous-v0", 64, device="cuda", autoreset_mode="SAME_STEP", **TAG)
         algorithm = PPO(fused=fused, rollout_steps=16, epochs=2, **options)
-        histories.append(train(env, algorithm, total_steps=1, progress=False).history[0])
+        steps = 3 * env.num_envs * env.num_agents * algorithm.rollout_steps  # as written, recorded, and replayed
+        history = train(env, algorithm, total_steps=steps, progress=False).history
+        assert len(history) == 3
+        histories.append(history[0])
     tolerance = 2e-2 if "bfloat16" in options else 1e-3
     for key in ("policy_loss", "value_loss", "entropy", "gradient_norm"):
         for group in ("tagger", "runner"):

@@ -17,7 +17,7 @@ HIGH = tl.constexpr(-(1 << 13))  # the bits that they see
 COLUMNS = tl.constexpr(8)  # of ones; with 16, ptxas lets Hopper's asynchronous matrix products wait for each other
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def forward(
     inputs,  # [rows, INPUTS]
     weights,  # of each layer [outputs, inputs], the head's last
@@ -52,7 +52,7 @@ def forward(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def backward(
     inputs,
     weights,
@@ -121,7 +121,7 @@ def backward(
     _store_vector(place, tl.sum(head_bias_sum, 0), OUTPUTS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "parameters"])
 def sum_parts(parts, sums, programs, parameters, TILE: tl.constexpr, COLUMNS: tl.constexpr):
     """Adds ``parts`` ``[programs, parameters]`` up, always in the same order."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
