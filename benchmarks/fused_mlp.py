@@ -20,7 +20,7 @@ from gpu_marl_envs.training import MLP, Interface
 from gpu_marl_envs.training.fused_mlp import can_fuse, fused_mlp
 
 # What rounding the operands of products leaves of outputs and gradients, of the largest of each.
-TOLERANCES = {"float32": 1e-5, "tf32": 2e-2, "bfloat16": 5e-2}
+TOLERANCES = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def measure(shape: Shape, precision: str, count: int) -> list[dict[str, Any]]:
         return fused_mlp(x, trunk, [head])[0]
 
     parameters = [*trunk.parameters(), *head.parameters()]
-    _check(fused, nn.Sequential(trunk, head), parameters, rows, output_gradient, TOLERANCES[precision])
+    errors = _errors(fused, nn.Sequential(trunk, head), parameters, rows, output_gradient)
+    assert max(errors) < TOLERANCES[precision], f"A wrong result has no speed, but {max(errors)} of the largest is off."
     ways: dict[str, Callable[[Tensor], Tensor]] = {
         "eager": layers,
         "compiled": torch.compile(layers, dynamic=False),
@@ -95,6 +96,8 @@ def measure(shape: Shape, precision: str, count: int) -> list[dict[str, Any]]:
             torch.autograd.grad(output, parameters, output_gradient.to(output.dtype))
 
         row: dict[str, Any] = {"shape": vars(shape), "precision": precision, "way": name}
+        if name == "fused":
+            row["output_error"], row["gradient_error"] = errors[0], max(errors[1:])
         for part, call in (("forward", forward), ("forward and backward", both)):
             seconds = _seconds(call)
             flops = shape.flops(backward=part != "forward") * count / seconds
@@ -105,27 +108,27 @@ def measure(shape: Shape, precision: str, count: int) -> list[dict[str, Any]]:
             for part in ("forward", "forward and backward")
         )
         print(f"{shape.inputs} - {shape.hidden} - {shape.hidden} - {shape.outputs}, {precision}, {name}: {figures}")
+    print(
+        f"    off by {errors[0]:.1e} of the largest output, {max(errors[1:]):.1e} of the largest gradients", flush=True
+    )
     return timings
 
 
-def _check(
+def _errors(
     fused: Callable[[Tensor], Tensor],
     layers: nn.Module,
     parameters: list[nn.Parameter],
     rows: Tensor,
     output_gradient: Tensor,
-    tolerance: float,
-) -> None:
-    """A wrong result has no speed."""
+) -> list[float]:
+    """Largest errors of outputs and of each gradient, as shares of the largest number."""
     output = fused(rows)
     got = [output, *torch.autograd.grad(output, parameters, output_gradient)]
     with torch.autocast("cuda", enabled=False):
         weights = {name: parameter.double() for name, parameter in layers.named_parameters()}
         exact = torch.func.functional_call(layers, weights, rows.double())
         wanted = [exact, *torch.autograd.grad(exact, parameters, output_gradient.double())]
-    for a, b in zip(got, wanted, strict=True):
-        error = ((a - b).abs().max() / b.abs().max()).item()
-        assert error < tolerance, f"{error} of the largest is more than {tolerance}"
+    return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, wanted, strict=True)]
 
 
 def _seconds(call: Callable[[], None], repetitions: int = 20) -> float:

@@ -20,7 +20,7 @@ from gpu_marl_envs.training import MLP, PPO, Interface, fused_mlp, train
 
 Make = Callable[..., BatchedEnv]
 # What rounding the operands of products leaves of outputs and gradients.
-PRECISIONS = {"float32": 3e-6, "tf32": 1e-2, "bfloat16": 5e-2}
+PRECISIONS = {"float32": 2e-5, "tf32": 1e-2, "bfloat16": 5e-2}
 
 
 @pytest.fixture(params=PRECISIONS)
@@ -107,11 +107,14 @@ def test_a_cuda_graph_holds_the_kernels(precision: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # torch.compile's advice
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses them itself
+@pytest.mark.parametrize("device", ["cuda"])
 @pytest.mark.parametrize("options", [{}, {"bfloat16": True}, {"shared_trunk": True}, {"compile_loss": True}], ids=str)
 def test_training_is_the_same_with_and_without_fusion(make: Make, options: dict[str, Any]) -> None:
     histories = []
     for fused in (False, True):
-        env = make("tag_continuous-v0", 64, device="cuda", autoreset_mode="SAME_STEP", **TAG)
+        env = make("tag_continuous-v0", 64, autoreset_mode="SAME_STEP", **TAG)
         algorithm = PPO(fused=fused, rollout_steps=16, epochs=2, **options)
         steps = 3 * env.num_envs * env.num_agents * algorithm.rollout_steps  # as written, recorded, and replayed
         history = train(env, algorithm, total_steps=steps, progress=False).history
