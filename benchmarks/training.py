@@ -255,7 +255,7 @@ def measure_sampling(device: torch.device) -> dict[str, float]:
 
     def torchs() -> None:
         log_probs = logits.log_softmax(-1)
-        index = torch.multinomial(log_probs.exp(), 1, generator=generator)
+        index = torch.multinomial(log_probs.exp(), 1)
         log_probs.gather(-1, index)
 
     random, choices = RandomStream(0, device), torch.tensor([CHOICES], dtype=torch.int32, device=device)
