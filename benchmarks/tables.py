@@ -1,4 +1,4 @@
-"""Writes the tables of the README and of docs/performance.md from the committed results, so that figures cannot drift.
+"""Writes the tables of the README and of the pages in docs/ from the committed results, so that figures cannot drift.
 
     python benchmarks/tables.py
 
@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from learning import KNOWN_RESULTS, episode_return
 
 from gpu_marl_envs import registry
 from gpu_marl_envs.benchmarking import with_unit
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "learning.md")
 OBSERVED = {"partial": "partial observation", "nearest": "10 nearest observed", "full": "everything observed"}
 NOTHING = "–"
 
@@ -137,12 +140,35 @@ def profile() -> str:
 
 
 def pettingzoo() -> str:
-    """The parallel adapter against mpe2."""
-    found = json.loads((RESULTS / "pettingzoo_speed.json").read_text())
-    return (
-        f"One copy with four agents through PettingZoo's parallel API takes {found['ratio_median']:.0f} times the "
-        "steps per second of\n`mpe2`'s `simple_tag` with four agents, in the same run."
-    )
+    """Ours against the originals in Python."""
+    rows = []
+    for row in _results("pettingzoo_speed"):
+        ours = "one, through PettingZoo" if row["copies"] == 1 else f"{row['copies']:,}, batched"
+        speeds = (with_unit(row[name]) for name in ("steps_per_second", "original_steps_per_second"))
+        rows.append([row["env_id"], ours, f"`{row['original']}`", *speeds, _times(row["ratio"])])
+    header = ["environment", "copies", "original, one copy", "environment steps per second", "the original's", "ratio"]
+    return _table(header, rows) + _note("pettingzoo_speed")
+
+
+def learning() -> str:
+    """What the recipes of training come to, beside what is known."""
+    rows = []
+    by_recipe: dict[str, list[Row]] = {}
+    for row in _results("learning"):
+        by_recipe.setdefault(row["recipe"], []).append(row)
+    for name, runs in by_recipe.items():
+        known, link = KNOWN_RESULTS[name], f"[`{name}.yaml`](../examples/recipes/{name}.yaml)"
+        needed = "more than random" if known.score is None else f"≥ {known.score:g}"
+        for group in runs[0]["curve"]:
+            trained, random = ([episode_return(run, group, player) for run in runs] for player in ("trained", "random"))
+            least = min(trained, key=lambda estimate: estimate.mean)
+            label = f"{runs[0]['env_id']}, {group}" if known.score is None else runs[0]["env_id"]
+            steps, seconds = (max(run[key] for run in runs) for key in ("agent_steps", "seconds"))
+            cells = [label, link, f"{steps / 1e6:.1f} M", f"{seconds:.0f} s, {runs[0]['device']}", needed]
+            spread = f"{statistics.mean(estimate.mean for estimate in trained):.1f}"
+            rows.append([*cells, spread, str(least), f"{statistics.mean(r.mean for r in random):.1f}", known.source])
+    header = ["environment", "recipe", "agent-steps", "time", "to reach", "reached", "least of all seeds", "random"]
+    return _table([*header, "known"], rows) + _note("learning")
 
 
 def agreement() -> str:
@@ -159,7 +185,7 @@ def agreement() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
-    for table in (simulation, overview, cpu, yardstick, sweep, peers, profile, pettingzoo, agreement)
+    for table in (simulation, overview, cpu, yardstick, sweep, peers, profile, pettingzoo, learning, agreement)
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from gpu_marl_envs.errors import ParameterError
 from gpu_marl_envs.rendering import render_state
 
 Make = Callable[..., BatchedEnv]
+ROOT = Path(__file__).parents[1]
 
 
 # ---- arguments, agents and spaces ----
@@ -47,6 +50,27 @@ def test_agents_and_spaces_are_the_originals(env_id: str, static: dict[str, Any]
         assert ours.observation_space(agent) == theirs.observation_space(agent), agent
         assert ours.action_space(agent) == theirs.action_space(agent), agent
     ours.close()
+
+
+# ---- size ----
+
+
+def lines_beside_docstring(path: Path, kind: type[ast.Module | ast.ClassDef]) -> int:
+    """Lines of a Python file without the docstring of the module, or of its class, which is its page."""
+    source = path.read_text()
+    documented = next(node for node in ast.walk(ast.parse(source)) if isinstance(node, kind))
+    docstring = documented.body[0]
+    assert isinstance(docstring, ast.Expr) and docstring.end_lineno is not None
+    return len(source.splitlines()) - (docstring.end_lineno - docstring.lineno + 1)
+
+
+@every_environment
+def test_a_game_is_no_longer_than_the_original(env_id: str) -> None:
+    name = env_id.rpartition("-")[0]
+    original = Path(importlib.import_module(f"mpe2.{name}.{name}").__file__ or "")
+    ours = lines_beside_docstring(ROOT / "gpu_marl_envs" / "envs" / f"{name}.py", ast.ClassDef)
+    ours += len((ROOT / "cuda_src" / "envs" / f"{name}.cuh").read_text().splitlines())
+    assert ours <= lines_beside_docstring(original, ast.Module)
 
 
 # ---- infos ----
