@@ -18,20 +18,28 @@ from learning import KNOWN_RESULTS, episode_return
 
 from gpu_marl_envs import registry
 from gpu_marl_envs.benchmarking import with_unit
+from gpu_marl_envs.training.evaluate import Estimate
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "learning.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("performance", "training", "learning")))
 OBSERVED = {"partial": "partial observation", "nearest": "10 nearest observed", "full": "everything observed"}
+# End to end on an NVIDIA H200, by the name of the workload in benchmarks/training.py, with as many copies; but WarpDrive
+# with 100 of the first, since it crashes with 2,000.
+PEERS_IN_TRAINING = {
+    "tag_continuous 10 + 100, A2C, 2 x 256": ("WarpDrive 2.7.1", 4.8e6),
+    "tag_gridworld 10 + 1, A2C, 2 x 32": ("WarpDrive 2.7.1", 29e6),
+    "simple_spread, PPO 4 x 4, 2 x 64": ("JaxMARL 0.2", 71e6),
+}
 NOTHING = "–"
 
 Row = dict[str, Any]
 
 
 def simulation() -> str:
-    """Every workload on the H200 in all its states, with the share of the limit."""
+    """Every workload on a GPU in all its states, with the share of the limit."""
     rows = []
-    for label, group in _workloads("simulation_h200"):
+    for label, group in _workloads("simulation_gpu"):
         states = {_state(row): row for row in group}
         played = states.get("long-played", {})
         rows.append(
@@ -44,14 +52,14 @@ def simulation() -> str:
         )
     header = ["environment", "copies × agents", "bytes per agent-step", "fresh", "long-played"]
     table = _table([*header, "long-played, everybody stays", "µs per step, long-played"], rows)
-    return table + _note("simulation_h200")
+    return table + _card("simulation_gpu")
 
 
 def overview() -> str:
-    """The long-played state of every workload on the H200, beside WarpDrive's."""
+    """The long-played state of every workload on a GPU, beside WarpDrive's on an H200."""
     peers = {_key(row): row for row in _results("peers_h200") if row["system"] == "WarpDrive"}
     rows = []
-    for label, group in _workloads("simulation_h200"):
+    for label, group in _workloads("simulation_gpu"):
         for row in group:
             if _state(row) == "long-played" and "agent_steps_per_second" in row:
                 peer = peers.get(_key(row))
@@ -59,8 +67,8 @@ def overview() -> str:
                 rows.append(
                     [*label, with_unit(row["agent_steps_per_second"]), share, _peer_speed(peer) if peer else ""]
                 )
-    table = _table(["environment", "copies × agents", "gpu_marl_envs", "of the limit", "WarpDrive 2.7.1"], rows)
-    return table + _note("simulation_h200")
+    table = _table(["environment", "copies × agents", "gpu_marl_envs", "of the limit", "WarpDrive 2.7.1, H200"], rows)
+    return table + _card("simulation_gpu")
 
 
 def cpu() -> str:
@@ -86,17 +94,17 @@ def yardstick() -> str:
 
 def sweep() -> str:
     """The plot of the sweep."""
-    if not (RESULTS / "sweep_h200.png").exists():
+    if not (RESULTS / "sweep_gpu.png").exists():
         return "No plot is committed yet: `python benchmarks/simulation.py --sweep` draws it."
     return (
         "![Throughput against copies and against agents, and the limit of the memory]"
-        "(../benchmarks/results/sweep_h200.png)"
+        "(../benchmarks/results/sweep_gpu.png)"
     )
 
 
 def peers() -> str:
-    """What others reach on the same model of card, beside ours."""
-    ours = {_key(row): row for row in _results("simulation_h200") if _state(row) == "long-played"}
+    """What others reach, beside ours."""
+    ours = {_key(row): row for row in _results("simulation_gpu") if _state(row) == "long-played"}
     rows = []
     for row in _results("peers_h200"):
         own = ours.get(_key(row), {}).get("agent_steps_per_second")
@@ -106,7 +114,7 @@ def peers() -> str:
         workload = f"{row['workload']}, {row['num_envs']:,} × {row['num_agents']:,}"
         rows.append([name, workload, _peer_speed(row), with_unit(own) if own else NOTHING, ratio])
     header = ["system", "workload, copies × agents", "agent-steps/s", "gpu_marl_envs", "ratio"]
-    return _table(header, rows) + _note("simulation_h200")
+    return _table(header, rows) + _card("simulation_gpu")
 
 
 def profile() -> str:
@@ -124,7 +132,7 @@ def profile() -> str:
             f"{row['registers_per_thread']:.0f}",
             f"{row['shared_bytes_per_block']:,.0f}",
         ]
-        for row in _results("profile_h200")
+        for row in _results("profile_gpu")
     ]
     if not rows:
         return "No counters are committed yet: `python benchmarks/profile_kernels.py` reads them."
@@ -136,7 +144,7 @@ def profile() -> str:
         "issue slots",
         "DRAM bytes per agent",
     ]
-    return _table([*header, "DRAM", "occupancy", "registers", "shared bytes of a block"], rows)
+    return _table([*header, "DRAM", "occupancy", "registers", "shared bytes of a block"], rows) + _card("profile_gpu")
 
 
 def pettingzoo() -> str:
@@ -171,11 +179,39 @@ def learning() -> str:
     return _table([*header, "known"], rows) + _note("learning")
 
 
+def cross_play() -> str:
+    """Returns of trained and random opponents in every mix, of the first seed."""
+    rows = []
+    for run in _results("learning"):
+        if KNOWN_RESULTS[run["recipe"]].score is not None or run["seed"] != 0:
+            continue
+        groups = list(run["curve"])
+        for entry in run["scores"]:
+            players = " against ".join(f"{entry['players'][group]} {group}s" for group in groups)
+            returns = "; ".join(f"{group} {Estimate(**entry['returns'][group])}" for group in groups)
+            rows.append([f"`{run['recipe']}`", players, returns])
+    return _table(["recipe", "who plays", "return of an episode"], rows)
+
+
+def training() -> str:
+    """How fast training is, and where the time of an iteration goes."""
+    rows = []
+    for row in _results("training_gpu"):
+        cells = [row["name"], f"{row['num_envs']:,} × {row['num_agents']}", with_unit(row["agent_steps_per_second"])]
+        parts = row["fractions"]
+        shown = ("of it inference", "of it sampling", "of it step", "values, advantages and update")
+        cells += [f"{1e3 * row['seconds_per_iteration']:.1f}", *(f"{100 * parts[part]:.0f} %" for part in shown)]
+        peer = PEERS_IN_TRAINING.get(row["name"].removesuffix(", bfloat16"))
+        rows.append([*cells, f"{peer[0]}: {with_unit(peer[1])}" if peer else NOTHING])
+    header = ["workload", "copies × agents", "agent-steps/s", "ms per iteration", "inference", "sampling", "step"]
+    return _table([*header, "update", "others, H200"], rows) + _card("training_gpu")
+
+
 def agreement() -> str:
     """How many steps of both devices were compared."""
     totals: dict[str, int] = {}
     agents: list[int] = []
-    for row in _results("agreement_h200"):
+    for row in _results("agreement_gpu"):
         name = row["env_id"].rpartition("-")[0]
         totals[name] = totals.get(name, 0) + row["environment_steps"]
         agents.append(row["num_agents"])
@@ -183,10 +219,21 @@ def agreement() -> str:
     return f"{compared},\nwith {min(agents)} to {max(agents):,} agents and resets included, without a difference."
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table
-    for table in (simulation, overview, cpu, yardstick, sweep, peers, profile, pettingzoo, learning, agreement)
-}
+_ALL = (
+    simulation,
+    overview,
+    cpu,
+    yardstick,
+    sweep,
+    peers,
+    profile,
+    pettingzoo,
+    learning,
+    cross_play,
+    training,
+    agreement,
+)
+TABLES: dict[str, Callable[[], str]] = {table.__name__: table for table in _ALL}
 
 
 def rendered(page: str) -> str:
@@ -200,14 +247,27 @@ def rendered(page: str) -> str:
 
 
 def _results(name: str) -> list[Row]:
+    return _file(name).get("results", [])
+
+
+def _file(name: str) -> dict[str, Any]:
     file = RESULTS / f"{name}.json"
-    return json.loads(file.read_text())["results"] if file.exists() else []
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _card(name: str) -> str:
+    """Where results come from, as a paragraph, and what the file says about itself."""
+    found = _file(name).get("provenance", {})
+    if "gpu" not in found:
+        return _note(name)
+    bandwidth = f" ({found['copy_bandwidth'] / 1e12:.2f} TB/s)" if "copy_bandwidth" in found else ""
+    versions = f"PyTorch {found['torch']}, CUDA {found['cuda']}, commit {found['commit'][:8]}"
+    return f"\n\nOne {found['gpu']}{bandwidth}, {versions}.{_note(name)}"
 
 
 def _note(name: str) -> str:
     """What the file of results says about itself, as a paragraph."""
-    file = RESULTS / f"{name}.json"
-    note = json.loads(file.read_text()).get("provenance", {}).get("note") if file.exists() else None
+    note = _file(name).get("provenance", {}).get("note")
     return f"\n\n{note}" if note else ""
 
 

@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the results to")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    results: dict[str, Any] = {"provenance": provenance(), "training": []}
+    results: dict[str, Any] = {"provenance": provenance(), "results": []}
     for case in GPU_CASES if device.type == "cuda" else CPU_CASES:
         if arguments.only not in case.name:
             continue
@@ -132,7 +132,7 @@ def main() -> None:
             print(f"{case.name}: there is no {case.env_id}; left out")
             continue
         row = measure(case, device, arguments.seconds)
-        results["training"].append(row)
+        results["results"].append(row)
         print(f"{case.name}, {case.num_envs} copies: {row['agent_steps_per_second'] / 1e6:.3f} M agent-steps/s")
         parts = ", ".join(f"{part} {share:.0%}" for part, share in row["fractions"].items())
         print(f"    one iteration, {1e3 * row['seconds_per_iteration']:.1f} ms: {parts}", flush=True)

@@ -49,7 +49,7 @@ def test_what_a_table_shows(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
     base |= {"bytes_per_agent_step": 55.2, "microseconds_per_step": 4.76, "fraction_of_limit": 0.027}
     rows = [base | {"state": "fresh", "agent_steps_per_second": 1.5e9}, {"case": "another", "left_out": "too large"}]
     rows.append(base | {"state": "played", "agent_steps_per_second": 2.08e9})
-    (tmp_path / "simulation_h200.json").write_text(json.dumps({"results": rows}))
+    (tmp_path / "simulation_gpu.json").write_text(json.dumps({"results": rows}))
     assert tables.cpu().count("\n") == 1  # nothing but the header
     peer = {"system": "WarpDrive", "version": "2.7.1", "workload": "tag", "agent_steps_per_second": 104e6, "note": ""}
     silent = {"agent_steps_per_second": None, "note": "does not launch", "num_envs": 7}
@@ -63,6 +63,6 @@ def test_what_a_table_shows(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
         "| WarpDrive 2.7.1 | tag, 7 × 5 | does not launch | – | – |",
     ]
     noted = {"provenance": {"note": "Of an earlier version."}, "results": rows}
-    (tmp_path / "simulation_h200.json").write_text(json.dumps(noted))
+    (tmp_path / "simulation_gpu.json").write_text(json.dumps(noted))
     for table in (tables.simulation, tables.overview, tables.peers):
         assert table().endswith("|\n\nOf an earlier version.")
