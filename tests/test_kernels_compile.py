@@ -64,6 +64,24 @@ def test_kernels_compile(declaration: type[Environment], architecture: str) -> N
 
 
 @needs_nvcc
+@pytest.mark.parametrize("architecture", SHARED_LIMITS)
+def test_kernels_of_training_compile(architecture: str) -> None:
+    assert cuda.compile_functions(sources_folder() / "training", architecture).read_bytes()[:4] == b"\x7fELF"
+
+
+@needs_nvcc
+def test_kernels_of_training_keep_everything_in_registers(tmp_path: Path) -> None:
+    file = sources_folder() / "training" / "functions_cuda.cuh"
+    command = [cuda._nvcc(), "-x", "cu", *cuda._FLAGS, "-arch=sm_90", "-Xptxas", "-v", f"-I{sources_folder()}"]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "functions.cubin"), str(file)], capture_output=True, text=True, check=True
+    )
+    frames = [line for line in (done.stdout + done.stderr).splitlines() if "stack frame" in line]
+    assert len(frames) == 6
+    assert all("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in line for line in frames)
+
+
+@needs_nvcc
 @pytest.mark.parametrize("params", [{"num_taggers": 4}, {"num_taggers": 12, "use_full_observation": False}])
 def test_a_block_of_one_warp_compiles(monkeypatch: pytest.MonkeyPatch, params: dict[str, Any]) -> None:
     monkeypatch.setattr(layouts, "MOST_PACKED_AGENTS", 0)
