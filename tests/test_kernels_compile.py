@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from environments.corridor import Corridor
 from environments.probe import Probe
 from gymnasium.vector import AutoresetMode
 
@@ -33,6 +34,7 @@ CROWDS: dict[str, list[dict[str, Any]]] = {
     ],
     "simple_formation-v1": [{"N": 60}],
     "simple_spread-v3": [{"N": 60}],
+    "corridor-v0": [{"num_walkers": 60}],
     "probe-v0": [{"num_many": 60}, {"num_many": 200, "neighbors_observed": 70}],
 }
 
@@ -50,7 +52,9 @@ needs_nvcc = pytest.mark.skipif(not _has_nvcc(), reason="there is no nvcc on thi
 
 @needs_nvcc
 @pytest.mark.parametrize("architecture", SHARED_LIMITS)
-@pytest.mark.parametrize("declaration", [*map(registry.get, registry.ids()), Probe], ids=lambda found: found.id)
+@pytest.mark.parametrize(
+    "declaration", [*map(registry.get, registry.ids()), Probe, Corridor], ids=lambda found: found.id
+)
 def test_kernels_compile(declaration: type[Environment], architecture: str) -> None:
     for params in [{}, *CROWDS.get(declaration.id, [])]:
         environment = declaration.make(**params)
