@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,40 @@ class StepResult:
         for array in self._terminations:
             terminations += array.tolist()
         return observations, rewards, terminations, bool(self._truncated)
+
+
+class MaskedObservations:
+    """Action masks beside the observations of those agents that have one, as PettingZoo's environments have them."""
+
+    def __init__(self, groups: Iterable[Group], masks: Mapping[str, torch.Tensor]) -> None:
+        self._mirror = Mirror(masks.values())
+        arrays = dict(zip(masks, self._mirror.arrays, strict=True))
+        self._rows: list[tuple[np.ndarray, Group] | None] = []
+        for group in groups:
+            rows = arrays.get(group.name)
+            self._rows += [None if rows is None else (rows[i], group) for i in range(group.size)]
+
+    def of(self, observations: Iterable[np.ndarray]) -> list[Any]:
+        """The observations of all agents, each with its present mask."""
+        self._mirror.fetch()
+        pairs = zip(observations, self._rows, strict=True)
+        return [seen if row is None else {"observation": seen, "action_mask": _mask(*row)} for seen, row in pairs]
+
+
+def observation_space(group: Group) -> spaces.Space[Any]:
+    """What an agent of the group observes: a ``Box``, or with a mask ``{"observation": …, "action_mask": …}``."""
+    if not group.action_mask:
+        return group.observation_space
+    masks = [spaces.Box(0, 1, (count,), np.int8) for count in group.action_counts]
+    mask = spaces.Tuple(masks) if group.action_shape else masks[0]
+    return spaces.Dict({"observation": group.observation_space, "action_mask": mask})
+
+
+def _mask(row: np.ndarray, group: Group) -> np.ndarray | tuple[np.ndarray, ...]:
+    """What ``sample`` of the group's action space takes."""
+    if not group.action_shape:
+        return row.astype(np.int8)
+    return tuple(part[:count].astype(np.int8) for part, count in zip(row, group.action_counts, strict=True))
 
 
 def action_writer(group: Group, buffer: np.ndarray, i: int) -> Callable[[Any], None]:

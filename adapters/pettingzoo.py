@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from itertools import chain, compress
 from typing import Any, Literal, NoReturn
@@ -23,7 +23,14 @@ from pettingzoo.utils.conversions import parallel_to_aec_wrapper
 from pettingzoo.utils.wrappers import OrderEnforcingWrapper
 
 from gpu_marl_envs import registry, rendering
-from gpu_marl_envs.adapters.arrays import Mirror, StepResult, action_writer, shown
+from gpu_marl_envs.adapters.arrays import (
+    MaskedObservations,
+    Mirror,
+    StepResult,
+    action_writer,
+    observation_space,
+    shown,
+)
 from gpu_marl_envs.adapters.pettingzoo_registry import module_name
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.errors import ActionError, ParameterError, UsageError, nearest
@@ -138,6 +145,9 @@ class ParallelEnvironment(pettingzoo.ParallelEnv[str, np.ndarray, Any]):
         self._action_tensors = batched.actions
         self._actions = Mirror(self._action_tensors.values())
         self._result: StepResult | None = None
+        self._masked: MaskedObservations | None = None
+        if batched.action_masks:
+            self._masked = MaskedObservations(self.declaration.agent_groups, batched.action_masks)
         self._writers: dict[str, Callable[[Any], None]] = {}
         for group, actions in zip(self.declaration.agent_groups, self._actions.arrays, strict=True):
             self._writers.update((f"{group.name}_{i}", action_writer(group, actions, i)) for i in range(group.size))
@@ -146,8 +156,13 @@ class ParallelEnvironment(pettingzoo.ParallelEnv[str, np.ndarray, Any]):
 
     @cached_property
     def observation_spaces(self) -> dict[str, spaces.Space[Any]]:
-        """The observation space of every agent; the agents of a group share one."""
-        return {f"{g.name}_{i}": g.observation_space for g in self.declaration.agent_groups for i in range(g.size)}
+        """The observation space of every agent; the agents of a group share one.
+
+        Where the environment masks actions it is ``{"observation": …, "action_mask": …}``. The action space's
+        ``sample`` takes the mask: int8 ``[choices]``, 1 for what is allowed, or a tuple of them for ``MultiDiscrete``.
+        """
+        shared = {group.name: observation_space(group) for group in self.declaration.agent_groups}
+        return {f"{g.name}_{i}": shared[g.name] for g in self.declaration.agent_groups for i in range(g.size)}
 
     @cached_property
     def action_spaces(self) -> dict[str, spaces.Space[Any]]:
@@ -190,7 +205,7 @@ class ParallelEnvironment(pettingzoo.ParallelEnv[str, np.ndarray, Any]):
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Starts an episode.
 
         Args:
@@ -217,12 +232,14 @@ class ParallelEnvironment(pettingzoo.ParallelEnv[str, np.ndarray, Any]):
         self.agents = list(self.possible_agents)
         if self.render_mode == "human":
             self.render()
-        observations = chain.from_iterable(array.copy() for array in mirror.arrays)
+        observations: Iterable[Any] = chain.from_iterable(array.copy() for array in mirror.arrays)
+        if self._masked is not None:
+            observations = self._masked.of(observations)
         return dict(zip(self.agents, observations, strict=True)), {agent: {} for agent in self.agents}
 
     def step(
         self, actions: dict[str, Any]
-    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+    ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Takes one step.
 
         Args:
@@ -245,7 +262,10 @@ class ParallelEnvironment(pettingzoo.ParallelEnv[str, np.ndarray, Any]):
         observation, reward, terminated, truncated, _ = self.batched.step(self._action_tensors)
         if self._result is None:  # a batch returns the same storage every time
             self._result = StepResult(observation, reward, terminated, truncated)
+        observations: list[Any]
         observations, rewards, terminations, is_truncated = self._result.read()
+        if self._masked is not None:
+            observations = self._masked.of(observations)
         if len(agents) < len(self.possible_agents):
             playing = set(agents)
             here = [agent in playing for agent in self.possible_agents]
@@ -393,7 +413,7 @@ class ParallelEnvironment(pettingzoo.ParallelEnv[str, np.ndarray, Any]):
 
 
 # Tied to this object's memory or to the screen: a copy makes its own.
-_BOUND = {"_action_tensors", "_actions", "_result", "_state", "_window", "_writers"}
+_BOUND = {"_action_tensors", "_actions", "_masked", "_result", "_state", "_window", "_writers"}
 
 
 class TurnEnvironment(parallel_to_aec_wrapper[str, np.ndarray, Any]):

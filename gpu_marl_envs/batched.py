@@ -172,6 +172,18 @@ class BatchedEnv:
         self._check_usable()
         return self._actions
 
+    @property
+    def action_masks(self) -> Mapping[str, Tensor]:
+        """What agents may choose at the next step, by group, for the groups that declare masks.
+
+        Bool ``[E, agents of the group, choices]``; for ``MultiDiscrete`` ``[E, agents of the group, components, choices
+        of the largest component]``, where false stands for choices that a component does not have. All choices of
+        agents out of the game are allowed. Written with the observations; what an action that is not allowed does is
+        the environment's matter.
+        """
+        self._check_usable()
+        return self._action_masks
+
     # ---- stepping ----
 
     def reset(self, *, seed: int | None = None, mask: Tensor | None = None) -> TensorDict:
@@ -259,7 +271,17 @@ class BatchedEnv:
         if self._closed:
             return
         self._closed = True
-        for name in ("_state", "_actions", "_observation", "_reward", "_terminated", "_truncated", "_info", "_tensors"):
+        for name in (
+            "_state",
+            "_actions",
+            "_action_masks",
+            "_observation",
+            "_reward",
+            "_terminated",
+            "_truncated",
+            "_info",
+            "_tensors",
+        ):
             delattr(self, name)
         del self._bound
 
@@ -321,6 +343,8 @@ class BatchedEnv:
         records["episode"].fill_(-1)
         self._actions = MappingProxyType({name: tensors[f"action/{name}"] for name in self.groups})
         self._observation = {name: tensors[f"observation/{name}"] for name in self.groups}
+        masked = [name for name, group in self.groups.items() if group.action_mask]
+        self._action_masks = MappingProxyType({name: tensors[f"action_mask/{name}"] for name in masked})
         self._reward = {name: tensors[f"reward/{name}"] for name in self.groups}
         self._terminated = {name: tensors[f"terminated/{name}"] for name in self.groups}
         self._truncated = tensors["truncated"]
@@ -362,6 +386,8 @@ class BatchedEnv:
                 shapes[f"final_observation/{group.name}"] = (observation, self.obs_dtype)
             shapes[f"reward/{group.name}"] = ((group.size,), torch.float32)
             shapes[f"terminated/{group.name}"] = ((group.size,), torch.bool)
+            if group.action_mask:
+                shapes[f"action_mask/{group.name}"] = ((group.size, *group.mask_shape), torch.bool)
         return shapes
 
     def _check_memory(self, bytes_per_copy: int) -> None:

@@ -42,12 +42,14 @@ class Group:
         size: number of agents of this group in one copy of the environment.
         observation_space: of one agent; a float32 ``Box``.
         action_space: of one agent; ``Discrete``, ``MultiDiscrete`` or a float32 ``Box``, of at most one dimension.
+        action_mask: whether the dynamics say by ``allowed`` which choices of discrete actions an agent has.
     """
 
     name: str
     size: int
     observation_space: spaces.Box
     action_space: ActionSpace
+    action_mask: bool = False
 
     @cached_property
     def observation_size(self) -> int:
@@ -67,6 +69,11 @@ class Group:
     def action_shape(self) -> tuple[int, ...]:
         """Shape of one agent's action: ``()`` for ``Discrete``, else one dimension."""
         return tuple(self.action_space.shape or ())
+
+    @cached_property
+    def mask_shape(self) -> tuple[int, ...]:
+        """Shape of one agent's mask: choices for ``Discrete``; components and choices of the largest one otherwise."""
+        return (*self.action_shape, max(self.action_counts))
 
 
 @dataclass(frozen=True)
@@ -196,6 +203,11 @@ class Environment(Parametrised):
         return groups
 
     @cached_property
+    def masks_actions(self) -> bool:
+        """Whether a group masks actions."""
+        return any(group.action_mask for group in self.agent_groups)
+
+    @cached_property
     def num_agents(self) -> int:
         """Number of agents in one copy, over all groups."""
         return sum(group.size for group in self.agent_groups)
@@ -227,3 +239,5 @@ def _check_group(owner: str, group: Group) -> None:
     known = isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.Box)
     if not known or len(group.action_shape) != (0 if isinstance(action, spaces.Discrete) else 1):
         raise DeclarationError(f"{where} must have a Discrete, MultiDiscrete or one-dimensional Box action space.")
+    if group.action_mask and isinstance(action, spaces.Box):
+        raise DeclarationError(f"{where} cannot mask the actions of a Box; mask Discrete or MultiDiscrete ones.")

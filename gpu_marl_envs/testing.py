@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +75,8 @@ def check_devices_agree(
 ) -> Agreement:
     """Steps one batch on each device with the same random actions and compares everything, bit for bit.
 
-    Compared after every step: every state field, the agents in the game, observations, rewards, flags, statistics and
-    final observations; a NaN equals the same NaN, and 0 differs from −0.
+    Compared after every step: every state field, the agents in the game, observations, action masks, rewards, flags,
+    statistics and final observations; a NaN equals the same NaN, and 0 differs from −0.
 
     Args:
         env_id: the environment, registered.
@@ -104,7 +104,7 @@ def check_devices_agree(
 
 
 def sample_actions(env: BatchedEnv, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Random actions for every agent, drawn on the CPU so that every device gets the same.
+    """Random actions for every agent, drawn on the CPU so that every device gets the same; masked ones are left out.
 
     Args:
         env: the batch that they are for.
@@ -113,7 +113,12 @@ def sample_actions(env: BatchedEnv, generator: torch.Generator) -> dict[str, tor
     Returns:
         A tensor on ``env.device`` for each group: int32 ``[E, n_g]`` or ``[E, n_g, k]``, or float32 ``[E, n_g, k]``.
     """
-    return {name: _sample(group, env.num_envs, generator).to(env.device) for name, group in env.groups.items()}
+    actions = {}
+    for name, group in env.groups.items():
+        mask = env.action_masks.get(name)
+        action = _sample(group, env.num_envs, generator) if mask is None else _sample_allowed(mask.cpu(), generator)
+        actions[name] = action.to(env.device)
+    return actions
 
 
 def check_outputs(env_id: str, device: str = "cpu", **params: Any) -> None:
@@ -261,7 +266,7 @@ class _Entry:
         return _Entry(self.name, self.tensor.masked_fill(mask, 0), self.agents)
 
 
-def _grouped(env: BatchedEnv, name: str, groups: dict[str, torch.Tensor]) -> Iterator[_Entry]:
+def _grouped(env: BatchedEnv, name: str, groups: Mapping[str, torch.Tensor]) -> Iterator[_Entry]:
     for group, tensor in groups.items():
         yield _Entry(f"{name} of {group}", tensor, env.declaration.agent_names[env.agent_slices[group]])
 
@@ -285,7 +290,7 @@ def _state(env: BatchedEnv) -> list[_Entry]:
     dimensions = {field.name: agents * (field.per == "agent") for field in persistent_fields(env.declaration)}
     dimensions |= dict.fromkeys(("step", "episode", "key"), ())
     fields = [_Entry(f"state.{name}", getattr(env.state, name), dimension) for name, dimension in dimensions.items()]
-    return [_Entry("alive", env.alive, agents), *fields]
+    return [_Entry("alive", env.alive, agents), *fields, *_grouped(env, "the action mask", env.action_masks)]
 
 
 def _everything(env: BatchedEnv, result: StepResult, with_statistics: torch.Tensor) -> list[_Entry]:
@@ -385,8 +390,27 @@ def _sample(group: Group, copies: int, generator: torch.Generator) -> torch.Tens
     return torch.stack(columns, dim=-1) if group.action_shape else columns[0]
 
 
+def _sample_allowed(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return torch.where(mask, torch.rand(mask.shape, generator=generator), -1.0).argmax(-1).int()
+
+
+def _assert_masks(env: BatchedEnv, step: int) -> None:
+    for name, mask in env.action_masks.items():
+        group = env.groups[name]
+        expected = (env.num_envs, group.size, *group.mask_shape)
+        fault = f"the action mask of {name} is {mask.dtype} {list(mask.shape)}, not bool {list(expected)}"
+        assert mask.dtype == torch.bool and mask.shape == expected, _fault(env, step, fault)
+        stuck = torch.nonzero(~mask.cpu().any(-1))
+        if len(stuck):
+            copy, agent, *component = stuck[0].tolist()
+            where = f" of component {component[0]}" if component else ""
+            fault = f"{name}_{agent} in copy {copy} is allowed no choice{where}"
+            raise AssertionError(_fault(env, step, fault))
+
+
 def _assert_observations(env: BatchedEnv, observation: dict[str, torch.Tensor], step: int) -> None:
     assert list(observation) == list(env.groups), _fault(env, step, "observations are not one for each group, in order")
+    _assert_masks(env, step)
     for name, group in env.groups.items():
         tensor = observation[name].cpu()
         expected = (env.num_envs, group.size, *group.observation_space.shape)

@@ -19,6 +19,7 @@ from gpu_marl_envs.testing import sample_actions
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from environments.corridor import Corridor
 from environments.probe import Probe
 
 NEAREST = {"use_full_observation": False, "num_other_agents_observed": 10, "tagging_distance": 0.1}
@@ -48,6 +49,8 @@ CASES = [
     ("simple_tag-v3", 67, {"num_agent_neighbors": 2, "curriculum": True, "num_obstacles": 0}),
     ("simple_tag-v3", 2, {"num_adversaries": 30, "num_good": 20}),
     ("simple_world_comm-v3", 67, {}),
+    ("corridor-v0", 67, {}),
+    ("corridor-v0", 2, {"num_walkers": 60}),
     ("probe-v0", 37, {}),
     ("probe-v0", 3, {"num_many": 60}),
     ("probe-v0", 2, {"num_many": 100, "neighbors_observed": 70}),
@@ -57,6 +60,7 @@ CASES_FOR_A_LANE = [
     ("tag_gridworld-v0", 131, {"num_taggers": 4, "grid_length": 3}),
     ("tag_gridworld-v0", 131, {"num_taggers": 3, "grid_length": 3, "use_full_observation": False}),
     ("tag_continuous-v0", 70, {"num_taggers": 1, "num_runners": 3, "tagging_distance": 0.3}),
+    ("corridor-v0", 67, {}),
     ("probe-v0", 37, {"num_many": 3}),
 ]
 MODES = ("NEXT_STEP", "SAME_STEP", "DISABLED")
@@ -65,6 +69,7 @@ MODES = ("NEXT_STEP", "SAME_STEP", "DISABLED")
 def main(device: str, steps: int = 4) -> None:
     """Resets, steps through resets, resets some copies and observes, in every autoreset mode."""
     gpu_marl_envs.register(Probe)
+    gpu_marl_envs.register(Corridor)
     generator = torch.Generator().manual_seed(0)
     cases = [(*case, layout.MANY_COPIES) for case in CASES] + [(*case, 0) for case in CASES_FOR_A_LANE]
     for (env_id, copies, params, many), mode in itertools.product(cases, MODES):

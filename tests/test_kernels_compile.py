@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from environments.corridor import Corridor
 from environments.probe import Probe
 from gymnasium.vector import AutoresetMode
 
@@ -33,6 +34,7 @@ CROWDS: dict[str, list[dict[str, Any]]] = {
     ],
     "simple_formation-v1": [{"N": 60}],
     "simple_spread-v3": [{"N": 60}],
+    "corridor-v0": [{"num_walkers": 60}],
     "probe-v0": [{"num_many": 60}, {"num_many": 200, "neighbors_observed": 70}],
 }
 
@@ -50,7 +52,9 @@ needs_nvcc = pytest.mark.skipif(not _has_nvcc(), reason="there is no nvcc on thi
 
 @needs_nvcc
 @pytest.mark.parametrize("architecture", SHARED_LIMITS)
-@pytest.mark.parametrize("declaration", [*map(registry.get, registry.ids()), Probe], ids=lambda found: found.id)
+@pytest.mark.parametrize(
+    "declaration", [*map(registry.get, registry.ids()), Probe, Corridor], ids=lambda found: found.id
+)
 def test_kernels_compile(declaration: type[Environment], architecture: str) -> None:
     for params in [{}, *CROWDS.get(declaration.id, [])]:
         environment = declaration.make(**params)
@@ -61,6 +65,24 @@ def test_kernels_compile(declaration: type[Environment], architecture: str) -> N
                 layout, binary = cuda.compile_kernels(environment, mode, architecture, limit, num_envs)
                 assert binary.read_bytes()[:4] == b"\x7fELF"
                 assert layout.shared_bytes <= limit
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", SHARED_LIMITS)
+def test_kernels_of_training_compile(architecture: str) -> None:
+    assert cuda.compile_functions(sources_folder() / "training", architecture).read_bytes()[:4] == b"\x7fELF"
+
+
+@needs_nvcc
+def test_kernels_of_training_keep_everything_in_registers(tmp_path: Path) -> None:
+    file = sources_folder() / "training" / "functions_cuda.cuh"
+    command = [cuda._nvcc(), "-x", "cu", *cuda._FLAGS, "-arch=sm_90", "-Xptxas", "-v", f"-I{sources_folder()}"]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "functions.cubin"), str(file)], capture_output=True, text=True, check=True
+    )
+    frames = [line for line in (done.stdout + done.stderr).splitlines() if "stack frame" in line]
+    assert len(frames) == 6
+    assert all("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in line for line in frames)
 
 
 @needs_nvcc

@@ -3,7 +3,9 @@
 // An environment derives from Environment and defines three functions:
 //   void reset()     sets the state at the start of an episode;
 //   void step()      advances the state by one step; adds to reward[i], sets terminated[i];
-//   void observe()   calls each_observation to write what the agents see.
+//   void observe()   calls each_observation to write what the agents see;
+// and, where a group masks actions,
+//   bool allowed(int i, int component, int choice)   says what agent i may choose next.
 // Their calls of each, any, count, sum, argmin and each_observation are barriers for many copies at once: every copy
 // must come to the same calls in the same order, so conditions go inside a loop, not around it. Declared (generated
 // from the Python declaration) brings the parameters, the groups as ranges of agents, and the state fields as arrays

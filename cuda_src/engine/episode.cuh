@@ -63,6 +63,23 @@ class Episode : public Rules {
     this->arguments_->done[this->copy_] = false;
   }
 
+  // Writes what agents may choose next, in the groups that mask actions; all that exists for agents out of the game.
+  METHOD void write_masks() {
+    if constexpr (Rules::any_masks)
+      this->each(this->agents, [&](int i) {
+        const int g = this->group_of(i);
+        if (!this->masks_actions(g)) return;
+        const int components = this->action_width(g), most = this->most_choices(g);
+        const Range group = this->group_range(g);
+        const std::size_t row = this->copy_ * group.size + (i - group.first);
+        bool* mask = this->arguments_->action_mask[g] + row * components * most;
+        for (int component = 0; component < components; ++component)
+          for (int choice = 0; choice < most; ++choice)
+            mask[component * most + choice] =
+                choice < this->action_count(g, component) && (!this->alive[i] || this->allowed(i, component, choice));
+      });
+  }
+
  private:
   METHOD void play() {
     if (this->active_) ++this->time;

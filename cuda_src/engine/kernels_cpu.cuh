@@ -32,6 +32,7 @@ class HostCopy : public Episode<Rules> {
       restart();
       write_observations(false);
     }
+    write_masks();
     store_counters();
   }
 
@@ -39,10 +40,14 @@ class HostCopy : public Episode<Rules> {
     restart_if(arguments_->mask == nullptr || arguments_->mask[copy_]);
     if (!any_active()) return;
     write_observations(false);
+    write_masks();
     store_counters();
   }
 
-  void observe() { write_observations(false); }
+  void observe() {
+    write_observations(false);
+    write_masks();
+  }
 
  private:
   void write_observations(bool final) {

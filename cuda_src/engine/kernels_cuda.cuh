@@ -46,6 +46,7 @@ class DeviceCopy : public Episode<Rules> {
       if (!same_step || !finished_) break;
       restart();
     }
+    write_masks();
     if (!is_leader()) return;
     arguments_->truncated[copy_] = truncated_;
     arguments_->done[copy_] = done_;
@@ -54,9 +55,13 @@ class DeviceCopy : public Episode<Rules> {
   METHOD void reset() {
     restart_if(arguments_->mask == nullptr || arguments_->mask[copy_]);
     write_observations(false);
+    write_masks();
   }
 
-  METHOD void observe() { write_observations(false); }
+  METHOD void observe() {
+    write_observations(false);
+    write_masks();
+  }
 
   METHOD void store() {
     only_if(true);

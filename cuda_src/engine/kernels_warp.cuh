@@ -86,17 +86,20 @@ class DeviceCopy : public Episode<Rules> {
       only_if(true);
     }
     if (collected) store_observations();
+    write_masks();
   }
 
   METHOD void reset() {
     restart_if(arguments_->mask == nullptr || arguments_->mask[copy_]);
     write_observations(false);
     if (collected) store_rows_of_active(arguments_->observation);
+    write_masks();
   }
 
   METHOD void observe() {
     write_observations(false);
     if (collected) store_observations();
+    write_masks();
   }
 
   METHOD void store() {

@@ -13,37 +13,49 @@ METHOD void over_indexes(const Function& function) {
   if (i < function.size()) function.run(i);
 }
 
-// Where entry k of a block's rows, laid end to end, lies in shared memory. Rows start an odd number of words apart, so
-// that lanes which access the same entry of their rows meet in no bank. k and width are below 2^16.
-class Staged {
+// Rows of so many entries, laid end to end. Widths and the entries of a block are fewer than 2^16.
+class Rows {
  public:
-  METHOD explicit Staged(int width) : is_padded_(width % 2 == 0), reciprocal_(is_padded_ ? ~0u / width + 1 : 0) {}
+  METHOD explicit Rows(int width) : reciprocal_(width > 1 ? ~0u / width + 1 : 0) {}
 
-  METHOD bool is_padded() const { return is_padded_; }
-  METHOD int operator[](int k) const { return is_padded_ ? k + static_cast<int>(__umulhi(k, reciprocal_)) : k; }
+  // The row of entry k: k / width.
+  METHOD int operator()(int k) const { return reciprocal_ == 0 ? k : static_cast<int>(__umulhi(k, reciprocal_)); }
 
  private:
-  bool is_padded_;
   unsigned reciprocal_;
 };
+
+// In shared memory rows start an odd number of words apart, so that lanes which access the same entry of their rows
+// meet in no bank.
+METHOD int staged_stride(int width) { return width | 1; }
 
 // Brings a block's rows to shared memory as whole lines.
 template <class Function>
 METHOD void load_rows(const Function& function, std::size_t first, int rows, float* stage) {
-  const int count = rows * function.width();
-  const std::size_t before = first * function.width();
+  const int width = function.width(), count = rows * width, padding = staged_stride(width) - width;
+  const std::size_t before = first * width;
   const float* input = function.input + before;
-  const Staged at(function.width());
+  const Rows row(padding == 0 ? 1 : width);
   if (!function.loads_unchanged()) {
 #pragma unroll 4
-    for (int k = threadIdx.x; k < count; k += blockDim.x) stage[at[k]] = function.entry(before + k);
-  } else if (!at.is_padded() && count % 4 == 0 && reinterpret_cast<std::uintptr_t>(input) % 16 == 0) {
+    for (int k = threadIdx.x; k < count; k += blockDim.x) stage[k + padding * row(k)] = function.entry(before + k);
+  } else if (padding == 0 && count % 4 == 0 && reinterpret_cast<std::uintptr_t>(input) % 16 == 0) {
     for (int k = 4 * threadIdx.x; k < count; k += 4 * blockDim.x) __pipeline_memcpy_async(stage + k, input + k, 16);
   } else {
-    for (int k = threadIdx.x; k < count; k += blockDim.x) __pipeline_memcpy_async(stage + at[k], input + k, 4);
+    for (int k = threadIdx.x; k < count; k += blockDim.x)
+      __pipeline_memcpy_async(stage + k + padding * row(k), input + k, 4);
   }
   __pipeline_commit();
   __pipeline_wait_prior(0);
+}
+
+// Stores the first entries of a block's rows as whole lines.
+template <class Function>
+METHOD void store_rows(const Function& function, std::size_t first, int rows, const float* stage) {
+  const int stride = staged_stride(function.width()), results = function.results();
+  auto* output = reinterpret_cast<float*>(function.output) + first * results;
+  const Rows row(results);
+  for (int k = threadIdx.x; k < rows * results; k += blockDim.x) output[k] = stage[k + (stride - results) * row(k)];
 }
 
 // A block works on as many rows as it has threads.
@@ -52,13 +64,11 @@ METHOD void over_rows(const Function& function) {
   extern __shared__ __align__(16) float stage[];
   const std::size_t first = static_cast<std::size_t>(blockIdx.x) * blockDim.x, left = function.size() - first;
   const int rows = left < blockDim.x ? static_cast<int>(left) : static_cast<int>(blockDim.x);
-  const int stride = function.width() | 1, results = function.results();
   load_rows(function, first, rows, stage);
   __syncthreads();
-  if (threadIdx.x < rows) function.run(first + threadIdx.x, stage + threadIdx.x * stride);
+  if (threadIdx.x < rows) function.run(first + threadIdx.x, stage + threadIdx.x * staged_stride(function.width()));
   __syncthreads();
-  auto* output = reinterpret_cast<float*>(function.output) + first * results;
-  for (int k = threadIdx.x; k < rows * results; k += blockDim.x) output[k] = stage[k / results * stride + k % results];
+  store_rows(function, first, rows, stage);
 }
 
 // The lanes of some warps copy bytes, as many at once as their number and their addresses allow.

@@ -19,6 +19,7 @@ _ENGINE = frozenset(
     is_leader synchronize join each_staged_observation prepare neighbors gather load add_up tally those plays found_by
     staged_row is_candidate is_somewhere write_list box_of_warp max_of_warp sum_tree sum_parts least_of_warp
     search_in_cells sort_into_cells arguments visit
+    allowed masks_actions any_masks most_choices write_masks
     """.split()
 )
 _CPP = frozenset(

@@ -38,6 +38,7 @@ def arguments_dtype(environment: Environment) -> np.dtype[np.void]:
     pointers = ["seed", "time", "alive", "group_return", "group_steps"]
     pointers += ["truncated", "done", "record", "mask", "workspace"]
     by_group = ["action", "observation", "final_observation", "reward", "terminated"]
+    by_group += ["action_mask"] * environment.masks_actions
     columns: list[tuple[Any, ...]] = [(name, np.uint64) for name in pointers]
     columns += [(name, np.uint64, groups) for name in by_group]
     columns += [(f"state_{field.name}", np.uint64) for field in persistent_fields(environment)]
@@ -138,6 +139,7 @@ def _arguments_struct(environment: Environment) -> str:
         f"Observation* final_observation{size};",
         f"float* reward{size};",
         f"bool* terminated{size};",
+        *([f"bool* action_mask{size};"] if environment.masks_actions else []),
         *(f"{_C_TYPES[field.dtype]}* state_{field.name};" for field in persistent_fields(environment)),
         "std::int64_t num_envs;",
         "std::int32_t max_steps;",
@@ -193,6 +195,7 @@ def _declared_struct(environment: Environment) -> str:
         f"static constexpr int num_agents = {environment.num_agents};",
         f"static constexpr int num_groups = {len(groups)};",
         f"static constexpr bool agents_leave = {_literal(environment.agents_leave)};",
+        f"static constexpr bool any_masks = {_literal(environment.masks_actions)};",
         f"static constexpr FixedRange<0, {environment.num_agents}> agents{{}};",
         *(
             f"static constexpr FixedRange<{first}, {group.size}> {group.name}{{}};"
@@ -221,6 +224,8 @@ def _declared_struct(environment: Environment) -> str:
     lines.append(_table("int action_width", [str(int(np.prod(group.action_shape))) for group in groups]))
     counts = [_nested_table("component", [str(n) for n in group.action_counts] or ["0"]) for group in groups]
     lines.append(_table("int action_count", counts, more="int component"))
+    lines.append(_table("int most_choices", [str(max(group.action_counts, default=0)) for group in groups]))
+    lines.append(_table("bool masks_actions", [_literal(group.action_mask) for group in groups]))
     of_group = " : ".join(
         f"i < {first + group.size} ? {g}" for g, (first, group) in enumerate(zip(firsts, groups, strict=True))
     )

@@ -15,7 +15,6 @@ from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.errors import ParameterError
 from gpu_marl_envs.training.policies import Policy, RandomPolicy
 from gpu_marl_envs.training.randomness import RandomStream
-from gpu_marl_envs.training.rollout import action_masks
 
 CONFIDENCE = 0.95
 
@@ -119,7 +118,7 @@ def act(
     deterministic: bool = False,
 ) -> dict[str, Tensor]:
     """Actions of all groups, by group, for their observations ``[num_envs, n, ...]``."""
-    masks = action_masks(env)
+    masks = env.action_masks
     return {
         name: policies[name].act(
             observation[name],

@@ -166,6 +166,11 @@ def _check_alike(env: BatchedEnv, name: str, groups: Sequence[str]) -> None:
             kind, spaces = "observation", (first.observation_space, group.observation_space)
         elif group.action_space != first.action_space:
             kind, spaces = "action", (first.action_space, group.action_space)
+        elif group.action_mask != first.action_mask:
+            raise ParameterError(
+                f"Policy {name!r} cannot play both {first.name!r} and {group.name!r}, since only one of them masks "
+                "actions; give each a policy of its own."
+            )
         else:
             continue
         raise ParameterError(

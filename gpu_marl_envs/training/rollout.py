@@ -91,7 +91,7 @@ class Rollout:
         device, copies = env.device, env.num_envs
         slots = -(-steps // env.declaration.max_steps)  # truncations of a copy lie max_steps apart
         first = env.reset()
-        masks = action_masks(env)
+        masks = env.action_masks
         self.groups = {
             name: GroupRollout(observation, policies[name], steps, slots, name in masks)
             for name, observation in first.items()
@@ -167,7 +167,7 @@ class Rollout:
 
     def _observe_besides(self, t: int) -> None:
         """What belongs to observation t and is not written here by the environment."""
-        for name, mask in action_masks(self.env).items():
+        for name, mask in self.env.action_masks.items():
             group = self.groups[name]
             assert group.mask is not None
             group.mask[t].copy_(mask.flatten(2))
@@ -266,9 +266,3 @@ def global_state(env: BatchedEnv) -> Tensor:
 def global_state_size(env: BatchedEnv) -> int:
     """Length of the last dimension of :func:`global_state`."""
     return global_state(env).shape[1]
-
-
-def action_masks(env: BatchedEnv) -> Mapping[str, Tensor]:
-    """The allowed choices, bool ``[E, n, …]`` by group, of the groups whose choices the environment masks."""
-    masks: Mapping[str, Tensor] = getattr(env, "action_masks", {})
-    return masks
