@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import importlib
@@ -55,9 +56,9 @@ class CudaBackend(Backend):
         self._grid, self._block, self._shared_bytes = self.layout.launch_shape(num_envs, multiprocessors)
         self._process = os.getpid()
         with self._gpu.current():
-            self._module = driver.module_from_buffer(binary.read_bytes())
+            module = self._gpu.module(binary)
             names = ("step", "reset", "observe")
-            self._functions = {name: self._module.get_function(f"gpu_marl_{name}") for name in names}
+            self._functions = {name: module.get_function(f"gpu_marl_{name}") for name in names}
             for function in self._functions.values():
                 function.prepare([arguments_dtype(environment)])
                 function.set_attribute(
@@ -99,8 +100,7 @@ class CudaFunctions(Functions):
         super().__init__(folder, device)
         self._gpu = _gpu(device.index)
         with self._gpu.current():
-            binary = compile_functions(self.folder, self._gpu.architecture).read_bytes()
-            self._module = _driver().module_from_buffer(binary)
+            self._module = self._gpu.module(compile_functions(self.folder, self._gpu.architecture))
         self._functions: dict[str, Any] = {}
 
     def launch(self, arguments: ctypes.Structure, size: int, row_floats: int = 0) -> None:
@@ -240,6 +240,24 @@ class _Gpu:
         with self.current():
             self._own = driver.Stream()
         self.stream = torch.cuda.ExternalStream(self._own.handle, device=self.device)
+        self._modules: dict[Path, Any] = {}
+        atexit.register(self._release)
+
+    def module(self, binary: Path) -> Any:
+        """Compiled kernels, in a context that is current.
+
+        They are kept: garbage is collected in any thread and at any time, and unloading kernels takes the thread that
+        loaded them and breaks off a graph that is being captured.
+        """
+        if binary not in self._modules:
+            self._modules[binary] = _driver().module_from_buffer(binary.read_bytes())
+        return self._modules[binary]
+
+    def _release(self) -> None:
+        """Frees what PyCUDA could no longer free once Python has ended."""
+        with self.current():
+            self._modules.clear()
+            del self._own
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:

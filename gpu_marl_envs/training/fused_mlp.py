@@ -37,7 +37,7 @@ class Launch(NamedTuple):
 
 # By precision, the fastest of what registers and shared memory allow, as measured on an H100.
 FORWARD = {"bfloat16": Launch(4, 1), "tf32": Launch(8, 3), "float32": Launch(8, 3)}
-BACKWARD = {"bfloat16": Launch(2, 1), "tf32": Launch(2, 2), "float32": Launch(2, 3)}
+BACKWARD = {"bfloat16": Launch(2, 1), "tf32": Launch(2, 2), "float32": Launch(2, 1)}
 
 
 def can_fuse(inputs: Tensor, trunk: nn.Sequential, heads: Sequence[nn.Linear]) -> bool:

@@ -31,7 +31,12 @@ class Case:
         return nn.Sequential(*modules).to(device), [head.to(device) for head in heads]
 
     def check(self, device: str, tolerance: float) -> None:
-        """Outputs and gradients are those of torch up to a share of the largest."""
+        """Outputs and gradients are those of torch up to a share of their size.
+
+        The share is of the norm: where an input of a ReLU is near zero, rounding decides for one row whether a unit
+        is active.
+        """
+        torch.manual_seed(0)
         trunk, heads = self.network(device)
         rows = torch.randn(self.rows, self.inputs + 3, device=device)[:, 1:-2]  # not contiguous
         assert can_fuse(rows, trunk, heads)
@@ -48,8 +53,7 @@ class Case:
         )
         for got, wanted in pairs:
             assert got.shape == wanted.shape and got.dtype is torch.float32
-            scale = wanted.abs().max().item() if wanted.numel() else 0.0
-            torch.testing.assert_close(got.double(), wanted, rtol=0, atol=tolerance * max(scale, 1e-30))
+            assert (got.double() - wanted).norm() <= tolerance * wanted.norm()
 
 
 def _gradients(outputs, modules, output_gradients) -> tuple[Tensor, ...]:
