@@ -128,7 +128,7 @@ static float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 
 struct Geometry {
   static constexpr int num_agents = NUM_AGENTS, lanes = 32 * WARPS, blocks = 1, row_lanes = 4;
-  static constexpr int neighbors = NEIGHBORS, longest_list = LONGEST_LIST;
+  static constexpr int neighbors = NEIGHBORS, longest_list = LONGEST_LIST, scratch_words = 512;
   static constexpr int candidates = CANDIDATES, most_cells = MOST_CELLS, lists_at = LISTS_AT;
   static constexpr float agents_per_cell = AGENTS_PER_CELL;
 };

@@ -52,9 +52,7 @@ class Environment : public Declared, public Math, public Searcher {
 
   // Random numbers of agent i in this step of this copy's episode.
   METHOD Random random(int i) const {
-    const std::uint64_t key =
-        reseeding_ ? copy_key(seed(), copy_) : static_cast<std::uint64_t>(arguments_->record[copy_].key);
-    return Random(key, episode(), time, i);
+    return Random(reseeding_ ? copy_key(seed(), copy_) : static_cast<std::uint64_t>(key()), episode(), time, i);
   }
 
   // Random numbers of agent i that are the same in every copy and episode under one seed.
@@ -120,8 +118,13 @@ class Environment : public Declared, public Math, public Searcher {
   bool alive_changed_ = false;                 // whether an agent of this lane left or came back in this launch
   bool reseeding_ = false;                     // whether this launch gives the copy a new random key
   Observation* observation_base_[num_groups];  // of each group's first agent in this copy
+  std::int64_t key_;                           // of the random numbers, where the record is loaded
 
-  METHOD int episode() const { return (reseeding_ ? -1 : arguments_->record[copy_].episode) + new_episodes_; }
+  METHOD std::int64_t key() const { return record_is_loaded ? key_ : arguments_->record[copy_].key; }
+  METHOD int episode() const {
+    if (reseeding_) return new_episodes_ - 1;
+    return (record_is_loaded ? episode_ : arguments_->record[copy_].episode) + new_episodes_;
+  }
   METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(arguments_->seed[copy_]); }
   METHOD bool is_over() {
     const bool some_are_there = any(agents, [&](int i) { return alive[i]; });
@@ -139,7 +142,7 @@ class Environment : public Declared, public Math, public Searcher {
 
   // Agents that terminated leave, once the outcome has been observed.
   METHOD void leave() {
-    each(agents, [&](int i) {
+    each_own(agents, [&](int i) {
       if (!alive[i] || !terminated[i]) return;
       alive[i] = false;
       alive_changed_ = true;
@@ -153,6 +156,10 @@ class Environment : public Declared, public Math, public Searcher {
     for (int g = 0; g < num_groups; ++g) {
       group_return_[g] = arguments_->group_return[copy_ * num_groups + g];
       group_steps_[g] = agents_leave ? arguments_->group_steps[copy_ * num_groups + g] : 0;
+    }
+    if constexpr (record_is_loaded) {
+      key_ = arguments_->record[copy_].key;
+      episode_ = arguments_->record[copy_].episode;
     }
   }
 
@@ -222,8 +229,13 @@ class Environment : public Declared, public Math, public Searcher {
     return (i - group_range(g).first) * action_width(g) + component;
   }
 
+  // Among the many bytes of a copy that has a block of its own those of its record cost nothing. Small copies fetch it
+  // when they need it.
+  static constexpr bool record_is_loaded = !Geometry::in_warps;
+
   float group_return_[num_groups];
   int group_steps_[num_groups];
+  int episode_;
 
   template <class Prepared>
   METHOD auto found_by(int i, const Prepared& prepared) const {
@@ -240,13 +252,22 @@ class Environment : public Declared, public Math, public Searcher {
   template <class Write>
   METHOD void each_staged_observation(Range range, Write& write) {
     if (!active_) return;  // the whole block
-    if constexpr (!Geometry::rows_staged)
+    if constexpr (Geometry::row_lanes == 1 && Geometry::rows_collected)
+      write_rows_of_own(range, write);
+    else if constexpr (!Geometry::rows_staged)
       write_rows_in_place(range, write);
     else if constexpr (Geometry::row_lanes == 32)
       write_rows_one_by_one(range, write);
     else
       write_rows_at_once(range, write);
     synchronize();
+  }
+
+  // Each lane writes the rows of its agents, to where they are collected.
+  template <class Write>
+  METHOD void write_rows_of_own(Range range, Write& write) {
+    each_own(range, [&](int i) { write(i, ObservationRow<1>(observation_row(i), 0)); });
+    show_copy_engine();
   }
 
   // A warp writes a row after the other, to where it belongs.

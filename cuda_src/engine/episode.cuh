@@ -15,11 +15,11 @@ class Episode : public Rules {
   // One step, or what stands in its place for a copy whose episode is over.
   METHOD void advance() {
     this->only_if(true);
-    const bool over = this->is_over();
-    this->each(this->agents, [&](int i) {
+    this->each_own(this->agents, [&](int i) {
       this->reward[i] = 0.0f;
       this->terminated[i] = !this->alive[i];
     });
+    const bool over = this->is_over();
     this->only_if(!over);
     if (this->any_active()) play();
     this->only_if(over && Geometry::autoreset != Autoreset::disabled);

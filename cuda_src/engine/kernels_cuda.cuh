@@ -1,6 +1,8 @@
 // The kernels for copies of more than 32 agents: a block plays a copy, or a cluster of blocks where it is very large.
 #pragma once
 
+#include <cuda_pipeline_primitives.h>
+
 #include "episode.cuh"
 
 // The part of one lane. The team's lanes load and store the copy's arrays together; in between each plays its agents
@@ -14,8 +16,9 @@ class DeviceCopy : public Episode<Rules> {
     unit_ = Geometry::staged ? shared : arguments.workspace + copy_ * Geometry::unit_bytes;
     scratch_ = reinterpret_cast<float*>(unit_ + Geometry::scratch_at);
     search_memory_ = unit_ + Geometry::search_at;
-    warp_memory_ = shared + (Geometry::staged ? Geometry::unit_bytes : 0) +
-                   threadIdx.x / 32 * Geometry::warp_stage_floats * sizeof(float);
+    stage_ = shared + (Geometry::staged ? Geometry::unit_bytes : 0);
+    warp_memory_ = stage_ + threadIdx.x / 32 * Geometry::warp_stage_floats * sizeof(float);
+    actions_ = action_ = reinterpret_cast<int*>(unit_ + Geometry::actions_at);
     Declared::bind(arguments);
     visit_arrays([&](auto*& array, auto* global, int offset, int length, bool) {
       const bool in_place = !Geometry::staged && global != nullptr;
@@ -24,12 +27,16 @@ class DeviceCopy : public Episode<Rules> {
     only_if(true);
   }
 
-  METHOD void load() {
-    load_counters();
-    if constexpr (Geometry::staged)
+  METHOD void load(bool with_actions) {
+    if constexpr (Geometry::staged) {
       visit_arrays([&](auto*& array, auto* global, int, int length, bool persists) {
-        if (persists) transfer(array, part(global, length), length);
+        if (persists) fetch(array, part(global, length), length);
       });
+      if (Geometry::actions_staged && with_actions) load_actions();
+      __pipeline_commit();
+    }
+    load_counters();
+    if constexpr (Geometry::staged) __pipeline_wait_prior(0);
     synchronize();
   }
 
@@ -41,10 +48,14 @@ class DeviceCopy : public Episode<Rules> {
     for (bool restarted = false;; restarted = true) {
       write_observations(same_step && finished_ && !restarted);
       if (restarted) break;
-      leave();
       store_outcome();
-      if (!same_step || !finished_) break;
-      restart();
+      if (!same_step || !finished_) {
+        leave();
+        break;
+      }
+      wait_for_stored_rows();  // before the barriers of the restart: new ones take their place
+      asm volatile("" : "+l"(key_));  // or a compiler would work out what random numbers take before the loop
+      restart();  // who leaves now is back before anybody sees it
     }
     write_masks();
     if (!is_leader()) return;
@@ -69,7 +80,7 @@ class DeviceCopy : public Episode<Rules> {
       const bool who_is_alive_changed = __syncthreads_or(alive_changed_);
       visit_arrays([&](auto*& array, auto* global, int offset, int length, bool persists) {
         if (offset == Geometry::alive_at && !who_is_alive_changed) return;
-        if (persists) transfer(part(global, length), array, length);
+        if (persists) put(part(global, length), array, length);
       });
     }
     store_counters();
@@ -87,19 +98,69 @@ class DeviceCopy : public Episode<Rules> {
   template <class Visit>
   METHOD void for_team(int count, Visit visit) const {
 #pragma unroll 4
-    for (int trip = 0; trip < (count + Geometry::lanes - 1) / Geometry::lanes; ++trip) {
-      const int k = lane_ + trip * Geometry::lanes;
-      if (k < count) visit(k);
+    for (int first = 0; first < count; first += Geometry::lanes)
+      if (first + Geometry::lanes <= count || first + lane_ < count) visit(first + lane_);
+  }
+
+  // The largest pieces in which an array of each copy can be copied: its tensor starts at a multiple of 16 bytes.
+  template <class T>
+  METHOD static constexpr int piece(int length) {
+    const int bytes = length * static_cast<int>(sizeof(T));
+    return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 1;
+  }
+
+  // Starts copying an array to shared memory.
+  template <class T>
+  METHOD void fetch(T* to, const T* from, int length) const {
+    const int size = piece<T>(length), pieces = length * static_cast<int>(sizeof(T)) / size;
+    if (size == 16)
+      fetch_pieces<16>(to, from, pieces);
+    else if (size == 8)
+      fetch_pieces<8>(to, from, pieces);
+    else if (size == 4)
+      fetch_pieces<4>(to, from, pieces);
+    else
+      for_team(length, [&](int k) { to[k] = from[k]; });
+  }
+
+  template <int size>
+  METHOD void fetch_pieces(void* to, const void* from, int pieces) const {
+    for_team(pieces, [&](int k) {
+      __pipeline_memcpy_async(static_cast<char*>(to) + size * k, static_cast<const char*>(from) + size * k, size);
+    });
+  }
+
+  // Actions become four bytes each.
+  METHOD void load_actions() const {
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g) {
+      const int size = action_size(g);
+      int* to = action_ + action_slab(g);
+      const void* all = arguments_->action[g];
+      if (action_count(g, 0) == 0 || arguments_->action_bytes[g] == 4)
+        fetch_pieces<4>(to, part(static_cast<const std::int32_t*>(all), size), size);
+      else if (arguments_->action_bytes[g] == 1)
+        convert_actions(g, to, part(static_cast<const std::uint8_t*>(all), size));
+      else
+        convert_actions(g, to, part(static_cast<const std::int64_t*>(all), size));
     }
   }
 
-  // Copies an array, 16 bytes at a time where that is possible.
   template <class T>
-  METHOD void transfer(T* to, const T* from, int length) const {
-    constexpr int at_once = 16 / sizeof(T);
-    if (length % at_once == 0 && arguments_->aligned)
-      for_team(length / at_once,
-               [&](int k) { reinterpret_cast<int4*>(to)[k] = reinterpret_cast<const int4*>(from)[k]; });
+  METHOD void convert_actions(int g, int* to, const T* from) const {
+    for_team(action_size(g), [&](int k) { to[k] = within_space(g, k % action_width(g), from[k]); });
+  }
+
+  // Copies an array from shared memory.
+  template <class T>
+  METHOD void put(T* to, const T* from, int length) const {
+    const int size = piece<T>(length), pieces = length * static_cast<int>(sizeof(T)) / size;
+    if (size == 16)
+      for_team(pieces, [&](int k) { reinterpret_cast<int4*>(to)[k] = reinterpret_cast<const int4*>(from)[k]; });
+    else if (size == 8)
+      for_team(pieces, [&](int k) { reinterpret_cast<int2*>(to)[k] = reinterpret_cast<const int2*>(from)[k]; });
+    else if (size == 4)
+      for_team(pieces, [&](int k) { reinterpret_cast<int*>(to)[k] = reinterpret_cast<const int*>(from)[k]; });
     else
       for_team(length, [&](int k) { to[k] = from[k]; });
   }
@@ -116,12 +177,23 @@ class DeviceCopy : public Episode<Rules> {
 
   // Has the copy observe; `final` sends its observations to the final observations.
   METHOD void write_observations(bool final) {
+    constexpr int line = entries_of_line<Observation>;
+    auto* stage = reinterpret_cast<Observation*>(stage_);
+    Observation* target[num_groups];
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
-      Observation* all = final ? arguments_->final_observation[g] : arguments_->observation[g];
-      observation_base_[g] = all + copy_ * group_range(g).size * observation_size(g);
+      const int entries = group_range(g).size * observation_size(g);
+      target[g] = part(final ? arguments_->final_observation[g] : arguments_->observation[g], entries);
+      observation_base_[g] = Geometry::rows_collected ? stage + entries_off_line(target[g]) : target[g];
+      stage += (entries + 2 * line - 1) / line * line;
     }
     Rules::observe();
+    if constexpr (Geometry::rows_collected) {
+#pragma unroll
+      for (int g = 0; g < num_groups; ++g)
+        if (active_ && lane_ / 32 == g % warps_)
+          store_rows(target[g], observation_base_[g], group_range(g).size * observation_size(g), lane_ % 32);
+    }
   }
 
   // Rewards and flags of this step.
@@ -138,14 +210,16 @@ class DeviceCopy : public Episode<Rules> {
     }
   }
 
-  unsigned char* unit_;  // the copy's memory for state and outcome
+  unsigned char* unit_;   // the copy's memory for state and outcome
+  unsigned char* stage_;  // and for observations
+  int* action_;
 };
 
 template <class Run>
-METHOD void launch(const Arguments& arguments, bool, Run run) {
+METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {
   extern __shared__ __align__(128) unsigned char shared[];
   DeviceCopy copy(arguments, shared);
-  copy.load();
+  copy.load(with_actions);
   run(copy);
   copy.store();
 }

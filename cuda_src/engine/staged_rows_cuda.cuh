@@ -13,6 +13,13 @@ METHOD int entries_off_line(const Entry* address) {
   return static_cast<int>(reinterpret_cast<std::uintptr_t>(address) / sizeof(Entry) % entries_of_line<Entry>);
 }
 
+// Lets the copy engine see what this lane has written to shared memory, after the next barrier.
+METHOD void show_copy_engine() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 // One warp stores `count` entries; both addresses are equally far off a line. On cards that have one, the copy engine
 // takes them 16 bytes at a time; `from` must not change before wait_for_stored_rows has returned.
 template <class Entry>
@@ -23,7 +30,7 @@ METHOD void store_rows(Entry* to, const Entry* from, int count, int lane) {
   if (lane < head) to[lane] = from[lane];
   if (lane < count - tail) to[tail + lane] = from[tail + lane];
 #if __CUDA_ARCH__ >= 900
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  show_copy_engine();
   __syncwarp();
   if (lane == 0 && trips > 0)
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to + head),

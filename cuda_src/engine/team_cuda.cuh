@@ -1,5 +1,6 @@
 // The threads of a block, or of a cluster of blocks, share one copy of an environment: lane l plays agents l, l +
-// lanes, l + 2 lanes, …. Each call ends in a barrier: what one loop wrote, the next may read.
+// lanes, l + 2 lanes, …. Each call ends in a barrier, or has had one since it last read: what one loop wrote, the next
+// may read.
 #pragma once
 
 #include "math.cuh"
@@ -13,12 +14,7 @@ class Team {
   // and read what no visit of this loop writes.
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
-    if constexpr (lane_for_each_) {
-      if (active_ && range.has(lane_)) visit(lane_);
-    } else if (active_) {
-      for (int i = lane_; i < range.end(); i += Geometry::lanes)
-        if (i >= range.first) visit(i);
-    }
+    each_own(range, visit);
     synchronize();
   }
 
@@ -34,13 +30,12 @@ class Team {
   METHOD int count(Range range, Predicate predicate) {
     const int mine = tally(range, predicate);
     if constexpr (lane_for_each_ && Geometry::blocks == 1) return __syncthreads_count(mine > 0);
+    int* totals = fresh_scratch<int>();
     const int warp_total = __reduce_add_sync(~0u, mine);
-    int* totals = reinterpret_cast<int*>(scratch_);
     if (lane_ % 32 == 0) totals[lane_ / 32] = warp_total;
     synchronize();
     int total = 0;
-    for (int warp = lane_ % 32; warp < warps_; warp += 32) total += totals[warp];
-    synchronize();
+    for_warps([&](int warp) { total += totals[warp]; });
     return __reduce_add_sync(~0u, total);
   }
 
@@ -48,20 +43,18 @@ class Team {
   // tree over each 32 consecutive agents, then over each 32 of these sums, and so on.
   template <class Value>
   METHOD float sum(Range range, Value value) {
+    const int part = lane_ % 32;
     if (range.size <= 32) {  // every warp computes it
-      const int part = lane_ % 32;
       const float mine = part < range.size ? value(range.first + part) : 0.0f;
-      const float total = __shfl_sync(~0u, sum_tree(mine, part, range.size), 0);
+      const float total = __shfl_sync(~0u, sum_tree(mine, part, range.size, range.size), 0);
       synchronize();
       return total;
     }
-    sum_parts(range.size, [&](int part) { return value(range.first + part); });
+    const float* sums = sum_parts(range.size, [&](int k) { return value(range.first + k); });
     int parts = (range.size + 31) / 32;
-    for (; parts > 32; parts = (parts + 31) / 32) sum_parts(parts, [&](int part) { return scratch_[part]; });
-    const int part = lane_ % 32;  // the last 32 sums are added by every warp
-    const float total = __shfl_sync(~0u, sum_tree(part < parts ? scratch_[part] : 0.0f, part, parts), 0);
-    synchronize();
-    return total;
+    for (; parts > 32; parts = (parts + 31) / 32) sums = sum_parts(parts, [&](int k) { return sums[k]; });
+    // The last 32 sums are added by every warp.
+    return __shfl_sync(~0u, sum_tree(part < parts ? sums[part] : 0.0f, part, parts, parts), 0);
   }
 
   // The agent of the range with the smallest key(i), an int or a float; of equal ones the lowest index.
@@ -69,15 +62,15 @@ class Team {
   METHOD int argmin(Range range, Key key) {
     unsigned smallest = ~0u;
     int best = range.end() - 1;
-    for (int i = lane_; i < range.end(); i += Geometry::lanes) {
-      const unsigned candidate = i >= range.first ? ordered(key(i)) : ~0u;
+    each_of_mine(range, [&](int i) {
+      const unsigned candidate = ordered(key(i));
       if (candidate < smallest) {
         smallest = candidate;
         best = i;
       }
-    }
+    });
     best = least_of_warp(smallest, best);
-    unsigned* keys = reinterpret_cast<unsigned*>(scratch_);
+    unsigned* keys = fresh_scratch<unsigned>();
     if (lane_ % 32 == 0) {
       keys[lane_ / 32] = smallest;
       keys[warps_ + lane_ / 32] = static_cast<unsigned>(best);
@@ -85,13 +78,12 @@ class Team {
     synchronize();
     smallest = ~0u;
     best = range.end() - 1;
-    for (int warp = lane_ % 32; warp < warps_; warp += 32) {
+    for_warps([&](int warp) {
       const int other = static_cast<int>(keys[warps_ + warp]);
-      if (keys[warp] > smallest || (keys[warp] == smallest && other > best)) continue;
+      if (keys[warp] > smallest || (keys[warp] == smallest && other > best)) return;
       smallest = keys[warp];
       best = other;
-    }
-    synchronize();
+    });
     return least_of_warp(smallest, best);
   }
 
@@ -106,6 +98,12 @@ class Team {
 
   METHOD bool is_leader() const { return active_ && lane_ == 0; }
 
+  // `each` without its barrier: only the lane that plays agent i may rely on what visit(i) wrote.
+  template <class Visit>
+  METHOD void each_own(Range range, Visit visit) const {
+    if (active_) each_of_mine(range, visit);
+  }
+
   METHOD static void synchronize() {
     if constexpr (Geometry::blocks > 1)
       asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -117,41 +115,71 @@ class Team {
   static constexpr int warps_ = Geometry::lanes / 32;
   int lane_;        // of the team
   bool active_;     // whether calls concern this copy
-  float* scratch_;  // memory of the team for reductions
+  float* scratch_;  // memory of the team for reductions, in two halves that they use in turn
 
  private:
   static constexpr bool lane_for_each_ = Geometry::num_agents <= Geometry::lanes;
 
+  // Calls visit(i) for this lane's agents in the range. How many there may be is constant, so that a compiler knows what
+  // unrolling costs.
+  template <class Visit>
+  METHOD void each_of_mine(Range range, Visit visit) const {
+    for (int first = range.first / Geometry::lanes * Geometry::lanes; first < range.end(); first += Geometry::lanes) {
+      const int i = first + lane_;
+      const bool is_behind = first >= range.first || i >= range.first;
+      const bool is_before = first + Geometry::lanes <= range.end() || i < range.end();
+      if (is_behind && is_before) visit(i);
+    }
+  }
+
   template <class Predicate>
-  METHOD int tally(Range range, Predicate& predicate) {
-    if constexpr (lane_for_each_) return range.has(lane_) && predicate(lane_) ? 1 : 0;
+  METHOD int tally(Range range, Predicate& predicate) const {
     int total = 0;
-    for (int i = lane_; i < range.end(); i += Geometry::lanes) total += i >= range.first && predicate(i) ? 1 : 0;
+    each_of_mine(range, [&](int i) { total += predicate(i) ? 1 : 0; });
     return total;
   }
 
-  // Adds in a binary tree over lanes whose `part` is 0, …, size - 1 (size <= 32); the result is right in part 0.
-  METHOD static float sum_tree(float value, int part, int size) {
+  // Spreads the warps' numbers over the lanes of each warp.
+  template <class Visit>
+  METHOD void for_warps(Visit visit) const {
+    for (int first = 0; first < warps_; first += 32)
+      if (first + lane_ % 32 < warps_) visit(first + lane_ % 32);
+  }
+
+  // Memory for the partial results of a reduction. Whoever still reads those of the one before reads the other half,
+  // and the one before that has been read by all who have come to the last barrier.
+  template <class T>
+  METHOD T* fresh_scratch() {
+    half_ = Geometry::scratch_words - half_;
+    return reinterpret_cast<T*>(scratch_ + half_);
+  }
+
+  // Adds in a binary tree over the lanes of a warp, of whose values the first `size` count, a constant `most` at most;
+  // the result is right in lane 0.
+  METHOD static float sum_tree(float value, int part, int size, int most) {
 #pragma unroll
     for (int half = 16; half > 0; half /= 2) {
-      if (half >= size) continue;
+      if (half >= most) continue;
       const float other = __shfl_down_sync(~0u, value, half);
-      if (part >= 0 && part < half && part + half < size) value += other;
+      if (size == 32 || part + half < size) value += other;
     }
     return value;
   }
 
-  // Writes the sums of 32 consecutive values each to scratch_[0], scratch_[1], ….
+  // The sums of 32 consecutive values each.
   template <class Value>
-  METHOD void sum_parts(int size, Value value) {
-    const int parts = (size + 31) / 32;
-    for (int first = 0; first < parts; first += warps_) {
-      const int chunk = first + lane_ / 32, part = lane_ % 32, at = 32 * chunk + part;
-      const float total = sum_tree(at < size ? value(at) : 0.0f, part, Math::min(size - 32 * chunk, 32));
-      synchronize();  // scratch_ has been read before it is written
-      if (part == 0 && chunk < parts) scratch_[chunk] = total;
+  METHOD const float* sum_parts(int size, Value value) {
+    const int part = lane_ % 32;
+    float* sums = fresh_scratch<float>();
+    for (int first = 0; first < size; first += Geometry::lanes) {
+      const int at = first + lane_;
+      const bool all_count = first + Geometry::lanes <= size;
+      const int number = all_count ? 32 : size - (at - part);
+      const float total = sum_tree(all_count || at < size ? value(at) : 0.0f, part, number, 32);
+      if (part == 0 && (all_count || at < size)) sums[at / 32] = total;
     }
     synchronize();
+    return sums;
   }
 
   // Leaves the warp's smallest key in `key` and returns its index, the lowest of equal ones.
@@ -161,4 +189,6 @@ class Team {
     key = smallest;
     return index;
   }
+
+  int half_ = 0;  // of the scratch memory that was used last, as an offset
 };

@@ -13,7 +13,7 @@ class Team {
  public:
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
-    if (plays(range)) visit(lane_);
+    each_own(range, visit);
     __syncwarp();
   }
 
@@ -70,6 +70,11 @@ class Team {
 
   METHOD bool is_leader() const { return active_ && lane_ == 0; }
   METHOD void synchronize() const { __syncwarp(); }
+
+  template <class Visit>
+  METHOD void each_own(Range range, Visit visit) const {
+    if (plays(range)) visit(lane_);
+  }
 
   // Lane number `lane` of a warp whose copies up to `copies` exist.
   METHOD void join(int lane, int copies) {

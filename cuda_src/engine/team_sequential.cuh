@@ -69,6 +69,11 @@ class Team {
   METHOD bool is_leader() const { return active_; }
   METHOD void synchronize() const {}
 
+  template <class Visit>
+  METHOD void each_own(Range range, Visit visit) {
+    each(range, visit);
+  }
+
   // Lane number `lane` of a warp whose copies up to `copies` exist.
   METHOD void join(int lane, int copies) { present_ = lane < copies; }
 

@@ -69,6 +69,9 @@ class Layout:
         staged: whether the state lives in shared memory during a launch, or is worked on in place.
         row_lanes: lanes that write one observation together.
         rows_staged: whether a copy of its own block writes its observations in shared memory first.
+        rows_collected: whether all observations of a copy of its own block have room there at once.
+        actions_staged: whether actions are brought to shared memory, four bytes each.
+        scratch_bytes: memory for the partial results of one reduction; there is room for two.
         search: memory in which agents look for neighbours together.
         stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
         warp_stage_floats: the part of it that each warp has for itself, if not packed.
@@ -84,6 +87,9 @@ class Layout:
     staged: bool = False
     row_lanes: int = 1
     rows_staged: bool = False
+    rows_collected: bool = False
+    actions_staged: bool = False
+    scratch_bytes: int = 0
     search: SearchMemory = field(default_factory=SearchMemory)
     stage_floats: int = 0
     warp_stage_floats: int = 0
@@ -163,7 +169,14 @@ def _sequential(environment: Environment, shared_limit: int, entry_bytes: int) -
         unit_bytes += WARP * _padded(4 * state_field.length(environment.num_agents))
     slabs = [WARP * _padded(entry_bytes * g.size * g.observation_size) for g in environment.agent_groups]
     stage_floats = sum(_align(slab, 16) for slab in slabs) // 4
-    layout = Layout(offsets=offsets, unit_bytes=unit_bytes, copies=WARP, staged=True, stage_floats=stage_floats)
+    layout = Layout(
+        offsets=offsets,
+        unit_bytes=unit_bytes,
+        copies=WARP,
+        staged=True,
+        actions_staged=True,
+        stage_floats=stage_floats,
+    )
     return _with_warps(layout, shared_limit)
 
 
@@ -182,6 +195,7 @@ def _packed(environment: Environment, longest_row: int, shared_limit: int, entry
         copies=copies,
         staged=True,
         row_lanes=row_lanes,
+        actions_staged=True,
         stage_floats=stage_floats if row_lanes == 1 else 0,
     )
     return _with_warps(layout, shared_limit)
@@ -222,14 +236,14 @@ def _one_per_team(
         blocks = 1 if staged else max(1, min(most_blocks, agents // (WARP * RESIDENT_SEARCHING_WARPS)))
         most_warps = team_warps if staged else min(RESIDENT_SEARCHING_WARPS, chunks)
         scratch_bytes = _align(max(4 * chunks, 8 * blocks * most_warps), 16)
-        extra = {"scratch": scratch_bytes, "search": search.size}
-        offsets, unit_bytes = _unit(environment, copies=1, staged=staged, extra=extra)
+        extra = {"scratch": 2 * scratch_bytes, "search": search.size}
+        offsets, unit_bytes = _unit(environment, copies=1, staged=staged, actions=staged, extra=extra)
         unit_bytes = _align(unit_bytes, 4 * LINE_FLOATS)
         left = shared_limit - (unit_bytes if staged else 0)
         warps = min(most_warps, left // (4 * stage_floats)) if stage_floats else most_warps
         if left >= 0 and warps >= min(FEWEST_WARPS, chunks):
             break
-    return Layout(
+    layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
         lanes=blocks * warps * WARP,
@@ -238,10 +252,19 @@ def _one_per_team(
         staged=staged,
         row_lanes=row_lanes,
         rows_staged=rows_staged,
+        actions_staged=staged,
+        scratch_bytes=scratch_bytes,
         search=search,
         stage_floats=warps * stage_floats,
         warp_stage_floats=stage_floats,
     )
+    if staged and row_lanes == 1:
+        slabs = [entry_bytes * g.size * g.observation_size for g in environment.agent_groups]
+        collected_floats = sum(_align(slab + 4 * LINE_FLOATS, 4 * LINE_FLOATS) for slab in slabs) // 4
+        collecting = replace(layout, rows_collected=True, stage_floats=collected_floats)
+        if collecting.shared_bytes <= shared_limit and collecting.resident_blocks >= RESIDENT_WARPS // warps:
+            return collecting
+    return layout
 
 
 def _search_memory(environment: Environment) -> SearchMemory:

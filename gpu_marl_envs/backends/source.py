@@ -164,6 +164,7 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "row_lanes": layout.row_lanes,
         "stage_floats": layout.stage_floats,
         "warp_stage_floats": layout.warp_stage_floats,
+        "scratch_words": layout.scratch_bytes // 4,
         "neighbors": environment.neighbors(),
         "candidates": layout.search.candidates,
         "most_cells": layout.search.most_cells,
@@ -177,7 +178,8 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "in_warps": layout.in_warps,
         "staged": layout.staged,
         "rows_staged": layout.rows_staged,
-        "actions_staged": layout.in_warps and layout.staged,
+        "rows_collected": layout.rows_collected,
+        "actions_staged": layout.actions_staged,
     }
     lines = [
         f"static constexpr {_C_SCALARS[type(value)]} {name} = {_literal(value)};" for name, value in numbers.items()
