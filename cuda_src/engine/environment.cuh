@@ -120,10 +120,10 @@ class Environment : public Declared, public Math, public Searcher {
   Observation* observation_base_[num_groups];  // of each group's first agent in this copy
   std::int64_t key_;                           // of the random numbers, where the record is loaded
 
-  METHOD std::int64_t key() const { return record_is_loaded ? key_ : arguments_->record[copy_].key; }
+  METHOD std::int64_t key() const { return Geometry::loads_record ? key_ : arguments_->record[copy_].key; }
   METHOD int episode() const {
     if (reseeding_) return new_episodes_ - 1;
-    return (record_is_loaded ? episode_ : arguments_->record[copy_].episode) + new_episodes_;
+    return (Geometry::loads_record ? episode_ : arguments_->record[copy_].episode) + new_episodes_;
   }
   METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(arguments_->seed[copy_]); }
   METHOD bool is_over() {
@@ -157,7 +157,7 @@ class Environment : public Declared, public Math, public Searcher {
       group_return_[g] = arguments_->group_return[copy_ * num_groups + g];
       group_steps_[g] = agents_leave ? arguments_->group_steps[copy_ * num_groups + g] : 0;
     }
-    if constexpr (record_is_loaded) {
+    if constexpr (Geometry::loads_record) {
       key_ = arguments_->record[copy_].key;
       episode_ = arguments_->record[copy_].episode;
     }
@@ -228,10 +228,6 @@ class Environment : public Declared, public Math, public Searcher {
   METHOD static int action_index(int g, int i, int component) {
     return (i - group_range(g).first) * action_width(g) + component;
   }
-
-  // Among the many bytes of a copy that has a block of its own those of its record cost nothing. Small copies fetch it
-  // when they need it.
-  static constexpr bool record_is_loaded = !Geometry::in_warps;
 
   float group_return_[num_groups];
   int group_steps_[num_groups];

@@ -4,6 +4,7 @@
 #include <cuda_pipeline_primitives.h>
 
 #include "episode.cuh"
+#include "shared_memory_cuda.cuh"
 
 // The part of one lane. The team's lanes load and store the copy's arrays together; in between each plays its agents
 // (team_cuda.cuh). State lives in shared memory during a launch, or is worked on in place where it does not fit.
@@ -218,7 +219,7 @@ class DeviceCopy : public Episode<Rules> {
 template <class Run>
 METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {
   extern __shared__ __align__(128) unsigned char shared[];
-  DeviceCopy copy(arguments, shared);
+  DeviceCopy copy(arguments, worked_out_once(shared));
   copy.load(with_actions);
   run(copy);
   copy.store();

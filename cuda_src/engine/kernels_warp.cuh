@@ -6,6 +6,7 @@
 #include <cuda_pipeline_primitives.h>
 
 #include "episode.cuh"
+#include "shared_memory_cuda.cuh"
 
 // The part of one lane. State and observations pass through shared memory, where lanes find any entry at any index and
 // from where a warp writes whole lines. A lane that plays a whole copy keeps in registers what it reads and writes
@@ -72,7 +73,7 @@ class DeviceCopy : public Episode<Rules> {
     constexpr bool same_step = Geometry::autoreset == Autoreset::same_step;
     advance();
     only_if(true);
-    if (same_step && finished_) expect_restart();
+    if (!Geometry::loads_record && same_step && finished_) expect_restart();
     write_observations(same_step && finished_);
     only_if(!(same_step && finished_));  // who leaves a copy that restarts at once is back before anybody sees it
     leave();
@@ -379,7 +380,7 @@ METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {
   bool alive[DeviceCopy::own_agents], terminated[DeviceCopy::own_agents];  // as members, they would not be registers
   float reward[DeviceCopy::own_agents];
   int action[DeviceCopy::own_actions];
-  DeviceCopy copy(arguments, shared, alive, terminated, reward, action);
+  DeviceCopy copy(arguments, worked_out_once(shared), alive, terminated, reward, action);
   copy.load(with_actions);
   run(copy);
   copy.store();

@@ -25,6 +25,7 @@ FEWEST_WARPS = 4  # with which it pays to keep a large copy's state in shared me
 SHARED_BYTES = 228 * 1024  # of a multiprocessor, of which each block needs 1 KiB for itself
 MOST_RESIDENT_BLOCKS = 32  # of a multiprocessor
 RESIDENT_WARPS = 48  # of a multiprocessor, with 40 registers for each lane
+COLLECTING_WARPS = 40  # of a multiprocessor that must stay where a copy's observations are collected
 RESIDENT_SMALL_WARPS = 32  # where a warp plays several copies; with 64 registers
 RESIDENT_SEARCHING_WARPS = 24  # where agents look for neighbours, which takes 80
 TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: four fit on a multiprocessor then
@@ -71,6 +72,8 @@ class Layout:
         rows_staged: whether a copy of its own block writes its observations in shared memory first.
         rows_collected: whether all observations of a copy of its own block have room there at once.
         actions_staged: whether actions are brought to shared memory, four bytes each.
+        loads_record: whether a copy's ``Record`` is read with its state, not when its episode ends: where that is a small
+            part of the bytes, or their number matters less than how long a step takes.
         scratch_bytes: memory for the partial results of one reduction; there is room for two.
         search: memory in which agents look for neighbours together.
         stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
@@ -89,6 +92,7 @@ class Layout:
     rows_staged: bool = False
     rows_collected: bool = False
     actions_staged: bool = False
+    loads_record: bool = False
     scratch_bytes: int = 0
     search: SearchMemory = field(default_factory=SearchMemory)
     stage_floats: int = 0
@@ -153,12 +157,13 @@ def cuda_layout(
     """
     longest_row = max(group.observation_size for group in environment.agent_groups)
     agents = environment.num_agents
-    if agents == 1 or (agents <= MOST_SEQUENTIAL_AGENTS and num_envs >= MANY_COPIES):
+    few = num_envs < MANY_COPIES
+    if agents == 1 or (agents <= MOST_SEQUENTIAL_AGENTS and not few):
         layout = _sequential(environment, shared_limit, entry_bytes)
         if layout.shared_bytes <= min(layout.warps * MOST_SEQUENTIAL_BYTES, shared_limit):
-            return layout
+            return replace(layout, loads_record=few)
     if 1 < agents <= MOST_PACKED_AGENTS:
-        return _packed(environment, longest_row, shared_limit, entry_bytes)
+        return replace(_packed(environment, longest_row, shared_limit, entry_bytes), loads_record=few)
     return _one_per_team(environment, longest_row, shared_limit, entry_bytes, MOST_BLOCKS if clusters else 1)
 
 
@@ -253,6 +258,7 @@ def _one_per_team(
         row_lanes=row_lanes,
         rows_staged=rows_staged,
         actions_staged=staged,
+        loads_record=True,
         scratch_bytes=scratch_bytes,
         search=search,
         stage_floats=warps * stage_floats,
@@ -262,7 +268,7 @@ def _one_per_team(
         slabs = [entry_bytes * g.size * g.observation_size for g in environment.agent_groups]
         collected_floats = sum(_align(slab + 4 * LINE_FLOATS, 4 * LINE_FLOATS) for slab in slabs) // 4
         collecting = replace(layout, rows_collected=True, stage_floats=collected_floats)
-        if collecting.shared_bytes <= shared_limit and collecting.resident_blocks >= RESIDENT_WARPS // warps:
+        if collecting.shared_bytes <= shared_limit and collecting.resident_blocks * warps >= COLLECTING_WARPS:
             return collecting
     return layout
 
