@@ -24,7 +24,8 @@ class ObservationRow {
 #endif
       for (int k = 0; k < count; ++k) visit(k);
     } else {
-      for (int k = lane_; k < count; k += lanes) visit(k);
+      for (int first = 0; first < count; first += lanes)  // so often by all lanes alike
+        if (first + lanes <= count || first + lane_ < count) visit(first + lane_);
     }
   }
 
