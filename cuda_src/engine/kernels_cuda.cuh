@@ -54,9 +54,9 @@ class DeviceCopy : public Episode<Rules> {
         leave();
         break;
       }
-      wait_for_stored_rows();  // before the barriers of the restart: new ones take their place
+      wait_for_stored_rows();         // before the barriers of the restart: new ones take their place
       asm volatile("" : "+l"(key_));  // or a compiler would work out what random numbers take before the loop
-      restart();  // who leaves now is back before anybody sees it
+      restart();                      // who leaves now is back before anybody sees it
     }
     write_masks();
     if (!is_leader()) return;

@@ -120,8 +120,8 @@ class Team {
  private:
   static constexpr bool lane_for_each_ = Geometry::num_agents <= Geometry::lanes;
 
-  // Calls visit(i) for this lane's agents in the range. How many there may be is constant, so that a compiler knows what
-  // unrolling costs.
+  // Calls visit(i) for this lane's agents in the range. How many there may be is constant, so that a compiler knows
+  // what unrolling costs.
   template <class Visit>
   METHOD void each_of_mine(Range range, Visit visit) const {
     for (int first = range.first / Geometry::lanes * Geometry::lanes; first < range.end(); first += Geometry::lanes) {

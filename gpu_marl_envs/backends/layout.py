@@ -72,8 +72,8 @@ class Layout:
         rows_staged: whether a copy of its own block writes its observations in shared memory first.
         rows_collected: whether all observations of a copy of its own block have room there at once.
         actions_staged: whether actions are brought to shared memory, four bytes each.
-        loads_record: whether a copy's ``Record`` is read with its state, not when its episode ends: where that is a small
-            part of the bytes, or their number matters less than how long a step takes.
+        loads_record: whether a copy's ``Record`` is read with its state, not when its episode ends: where it is a small
+            part of the bytes, or a step's latency matters more than they do.
         scratch_bytes: memory for the partial results of one reduction; there is room for two.
         search: memory in which agents look for neighbours together.
         stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
