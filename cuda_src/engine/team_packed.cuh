@@ -13,7 +13,7 @@ class Team {
  public:
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
-    each_own(range, visit);
+    if (plays(range)) visit(lane_);
     __syncwarp();
   }
 
@@ -72,8 +72,8 @@ class Team {
   METHOD void synchronize() const { __syncwarp(); }
 
   template <class Visit>
-  METHOD void each_own(Range range, Visit visit) const {
-    if (plays(range)) visit(lane_);
+  METHOD void each_own(Range range, Visit visit) {
+    each(range, visit);
   }
 
   // Lane number `lane` of a warp whose copies up to `copies` exist.
