@@ -147,6 +147,7 @@ class Environment : public Declared, public Math, public Searcher {
       alive[i] = false;
       alive_changed_ = true;
     });
+    if constexpr (any_masks) synchronize();
   }
 
   // Counters of this copy; every lane of its team holds them.

@@ -14,6 +14,7 @@ class DeviceCopy : public Episode<Rules> {
     arguments_ = &arguments;
     copy_ = blockIdx.x / Geometry::blocks;
     lane_ = static_cast<int>(blockIdx.x % Geometry::blocks * Geometry::threads + threadIdx.x);
+    shared = worked_out_once(shared);
     unit_ = Geometry::staged ? shared : arguments.workspace + copy_ * Geometry::unit_bytes;
     scratch_ = reinterpret_cast<float*>(unit_ + Geometry::scratch_at);
     search_memory_ = unit_ + Geometry::search_at;
@@ -219,7 +220,7 @@ class DeviceCopy : public Episode<Rules> {
 template <class Run>
 METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {
   extern __shared__ __align__(128) unsigned char shared[];
-  DeviceCopy copy(arguments, worked_out_once(shared));
+  DeviceCopy copy(arguments, shared);
   copy.load(with_actions);
   run(copy);
   copy.store();

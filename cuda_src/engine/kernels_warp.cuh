@@ -33,6 +33,7 @@ class DeviceCopy : public Episode<Rules> {
     copy_of_warp_ = sequential ? lane_of_warp_ : team_;
     copy_ = present_ ? first_copy_ + copy_of_warp_ : 0;
     whole_lines_ = copies_ == copies && arguments.aligned;
+    if (!sequential) shared = worked_out_once(shared);
     unit_ = shared + warp * (Geometry::unit_bytes + sizeof(float) * Geometry::stage_floats);
     stage_ = reinterpret_cast<Observation*>(unit_ + Geometry::unit_bytes);
     Declared::bind(arguments);
@@ -374,13 +375,22 @@ class DeviceCopy : public Episode<Rules> {
   int* action_;
 };
 
+// Lets the next launch start, and waits until what the last one wrote is there: with few copies, much of a step is its
+// start.
+METHOD void overlap_launches() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 template <class Run>
 METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {
   extern __shared__ __align__(16) unsigned char shared[];
   bool alive[DeviceCopy::own_agents], terminated[DeviceCopy::own_agents];  // as members, they would not be registers
   float reward[DeviceCopy::own_agents];
   int action[DeviceCopy::own_actions];
-  DeviceCopy copy(arguments, worked_out_once(shared), alive, terminated, reward, action);
+  if constexpr (Geometry::overlaps) overlap_launches();
+  DeviceCopy copy(arguments, shared, alive, terminated, reward, action);
   copy.load(with_actions);
   run(copy);
   copy.store();

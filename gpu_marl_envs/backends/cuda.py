@@ -22,6 +22,7 @@ from gpu_marl_envs.backends.base import Backend
 from gpu_marl_envs.backends.compilation import compile_cached, is_strict
 from gpu_marl_envs.backends.functions import Functions
 from gpu_marl_envs.backends.layout import MANY_COPIES, Layout, cuda_layout
+from gpu_marl_envs.backends.overlapping import OverlappingKernels
 from gpu_marl_envs.backends.source import arguments_dtype, translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError, ParameterError, UsageError
 from gpu_marl_envs.spec import Environment
@@ -46,7 +47,7 @@ class CudaBackend(Backend):
         num_envs: int,
         obs_dtype: torch.dtype = torch.float32,
     ) -> None:
-        driver = _driver()
+        _driver()
         self._gpu = _gpu(torch.cuda.current_device() if device.index is None else device.index)
         self.device = self._gpu.device
         self.layout, binary = compile_kernels(
@@ -55,25 +56,31 @@ class CudaBackend(Backend):
         multiprocessors = torch.cuda.get_device_properties(self.device).multi_processor_count
         self._grid, self._block, self._shared_bytes = self.layout.launch_shape(num_envs, multiprocessors)
         self._process = os.getpid()
-        with self._gpu.current():
-            module = self._gpu.module(binary)
-            names = ("step", "reset", "observe")
-            self._functions = {name: module.get_function(f"gpu_marl_{name}") for name in names}
-            for function in self._functions.values():
-                function.prepare([arguments_dtype(environment)])
-                function.set_attribute(
-                    driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, self.layout.shared_bytes
-                )
+        self._arguments_bytes = arguments_dtype(environment).itemsize
+        self._launchers = {name: self._launcher(f"gpu_marl_{name}", binary) for name in ("step", "reset", "observe")}
 
     def bind(self, arguments: np.ndarray[Any, Any]) -> None:
         self._arguments = arguments
 
     def launch(self, operation: str) -> None:
-        function, arguments = self._functions[operation], self._arguments.tobytes()
-        self._gpu.enqueue(
-            lambda stream: function.prepared_async_call(
-                self._grid, self._block, stream, arguments, shared_size=self._shared_bytes
-            )
+        launcher, arguments = self._launchers[operation], self._arguments.tobytes()
+        self._gpu.enqueue(lambda stream: launcher(stream, arguments))
+
+    def _launcher(self, name: str, binary: Path) -> Callable[[Any, bytes], None]:
+        """What launches a kernel on a stream of PyCUDA's, with its arguments."""
+        grid, block, shared_bytes = self._grid, self._block, self._shared_bytes
+        with self._gpu.current():
+            if self.layout.overlaps:
+                kernels = self._gpu.overlapping_kernels(binary)
+                kernels.allow_shared_bytes(name, self.layout.shared_bytes)
+                return lambda stream, arguments: kernels.launch(
+                    name, grid, block, 0 if stream is None else stream.handle, shared_bytes, arguments
+                )
+            function = self._gpu.module(binary).get_function(name)
+            function.prepare([f"{self._arguments_bytes}s"])
+            function.set_attribute(_driver().function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, self.layout.shared_bytes)
+        return lambda stream, arguments: function.prepared_async_call(
+            grid, block, stream, arguments, shared_size=shared_bytes
         )
 
     def free_bytes(self) -> int:
@@ -160,8 +167,8 @@ def compile_kernels(
         BackendUnavailableError: there is no nvcc.
         KernelCompileError: the dynamics do not compile.
     """
-    clusters = int(architecture.removeprefix("sm_").rstrip("af")) >= 90
-    layout = cuda_layout(environment, shared_limit, num_envs, obs_dtype.itemsize, clusters=clusters)
+    hopper = int(architecture.removeprefix("sm_").rstrip("af")) >= 90
+    layout = cuda_layout(environment, shared_limit, num_envs, obs_dtype.itemsize, hopper=hopper)
     source = translation_unit(environment, layout, autoreset, obs_dtype, cuda=True)
     return layout, compile_cached(source, environment.kernel(), _command(architecture), ".cubin", _nvcc_version())
 
@@ -241,6 +248,7 @@ class _Gpu:
             self._own = driver.Stream()
         self.stream = torch.cuda.ExternalStream(self._own.handle, device=self.device)
         self._modules: dict[Path, Any] = {}
+        self._overlapping: dict[Path, OverlappingKernels] = {}
         atexit.register(self._release)
 
     def module(self, binary: Path) -> Any:
@@ -252,6 +260,12 @@ class _Gpu:
         if binary not in self._modules:
             self._modules[binary] = _driver().module_from_buffer(binary.read_bytes())
         return self._modules[binary]
+
+    def overlapping_kernels(self, binary: Path) -> OverlappingKernels:
+        """The same as ``module``, for launches that overlap."""
+        if binary not in self._overlapping:
+            self._overlapping[binary] = OverlappingKernels(binary)
+        return self._overlapping[binary]
 
     def _release(self) -> None:
         """Frees what PyCUDA could no longer free once Python has ended."""

@@ -19,7 +19,9 @@ MOST_CANDIDATES = 192  # agents that are searched for neighbours without sorting
 CANDIDATE_BYTES = 16
 LONGEST_LIST = 30  # nearest agents that are sorted in registers
 MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
-MOST_WARPS = 12  # of a block that plays a copy alone
+MOST_WARPS = 8  # of a block that plays a copy alone: each passes its barriers for more agents than many warps would
+MOST_SEARCHING_WARPS = 12  # where agents look for neighbours
+MOST_OVERLAPPING_WARPS = 1024  # of a launch that starts while the one before ends; more get into each other's way
 MOST_BLOCKS = 8  # that play a copy together
 FEWEST_WARPS = 4  # with which it pays to keep a large copy's state in shared memory
 SHARED_BYTES = 228 * 1024  # of a multiprocessor, of which each block needs 1 KiB for itself
@@ -74,6 +76,7 @@ class Layout:
         actions_staged: whether actions are brought to shared memory, four bytes each.
         loads_record: whether a copy's ``Record`` is read with its state, not when its episode ends: where it is a small
             part of the bytes, or a step's latency matters more than they do.
+        overlaps: whether a launch may start while the kernel before is still ending.
         scratch_bytes: memory for the partial results of one reduction; there is room for two.
         search: memory in which agents look for neighbours together.
         stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
@@ -93,6 +96,7 @@ class Layout:
     rows_collected: bool = False
     actions_staged: bool = False
     loads_record: bool = False
+    overlaps: bool = False
     scratch_bytes: int = 0
     search: SearchMemory = field(default_factory=SearchMemory)
     stage_floats: int = 0
@@ -144,7 +148,7 @@ def cuda_layout(
     num_envs: int = MANY_COPIES,
     entry_bytes: int = 4,
     *,
-    clusters: bool = True,
+    hopper: bool = True,
 ) -> Layout:
     """The layout of a CUDA build.
 
@@ -153,18 +157,23 @@ def cuda_layout(
         shared_limit: bytes of shared memory that one block may use.
         num_envs: number of copies; few leave so much of a device idle that more lanes for each pay.
         entry_bytes: size of an entry of an observation.
-        clusters: whether several blocks can work on one copy.
+        hopper: whether the GPU is of NVIDIA's Hopper or a later architecture: several blocks can work on one copy then.
     """
     longest_row = max(group.observation_size for group in environment.agent_groups)
     agents = environment.num_agents
     few = num_envs < MANY_COPIES
+
+    def for_warps(layout: Layout) -> Layout:
+        overlaps = hopper and num_envs <= MOST_OVERLAPPING_WARPS * layout.copies
+        return replace(layout, loads_record=few, overlaps=overlaps)
+
     if agents == 1 or (agents <= MOST_SEQUENTIAL_AGENTS and not few):
         layout = _sequential(environment, shared_limit, entry_bytes)
         if layout.shared_bytes <= min(layout.warps * MOST_SEQUENTIAL_BYTES, shared_limit):
-            return replace(layout, loads_record=few)
+            return for_warps(layout)
     if 1 < agents <= MOST_PACKED_AGENTS:
-        return replace(_packed(environment, longest_row, shared_limit, entry_bytes), loads_record=few)
-    return _one_per_team(environment, longest_row, shared_limit, entry_bytes, MOST_BLOCKS if clusters else 1)
+        return for_warps(_packed(environment, longest_row, shared_limit, entry_bytes))
+    return _one_per_team(environment, longest_row, shared_limit, entry_bytes, MOST_BLOCKS if hopper else 1)
 
 
 def _sequential(environment: Environment, shared_limit: int, entry_bytes: int) -> Layout:
@@ -236,7 +245,7 @@ def _one_per_team(
         stage_floats += 2 * LINE_FLOATS * len(environment.agent_groups)
     if search.most_cells:  # between observations it holds a warp's candidates
         stage_floats = max(stage_floats, CANDIDATE_BYTES * search.candidates // 4)
-    team_warps = min(MOST_WARPS, chunks)
+    team_warps = min(MOST_SEARCHING_WARPS if search.candidates else MOST_WARPS, chunks)
     for staged in (True, False):
         blocks = 1 if staged else max(1, min(most_blocks, agents // (WARP * RESIDENT_SEARCHING_WARPS)))
         most_warps = team_warps if staged else min(RESIDENT_SEARCHING_WARPS, chunks)

@@ -181,6 +181,7 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "rows_collected": layout.rows_collected,
         "actions_staged": layout.actions_staged,
         "loads_record": layout.loads_record,
+        "overlaps": layout.overlaps,
     }
     lines = [
         f"static constexpr {_C_SCALARS[type(value)]} {name} = {_literal(value)};" for name, value in numbers.items()

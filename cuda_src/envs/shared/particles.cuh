@@ -93,10 +93,9 @@ struct Particles : Environment {
   // The force on a body that lies `offset` from another one, which it touches from a distance of `reach`. At distance 0
   // the original's force is no number; here it is none.
   METHOD Vector contact(Vector offset, float reach) const {
-    const float squared = square_length(offset);
-    const bool far = squared >= square(reach + 18.0f * contact_margin);  // there the logarithm below rounds to 0
-    if (far || !(squared > 0.0f)) return {0.0f, 0.0f};
-    const float distance = sqrt(squared), depth = (reach - distance) / contact_margin;
+    const float distance = length(offset);
+    const float depth = (reach - distance) / contact_margin;
+    if (depth < -18.0f || !(distance > 0.0f)) return {0.0f, 0.0f};  // beyond it the logarithm below rounds to 0
     const float softened = max(depth, 0.0f) + log(1.0f + exp(-abs(depth)));  // log(1 + exp(depth))
     return contact_strength * contact_margin * softened / distance * offset;
   }
