@@ -56,3 +56,22 @@ def test_a_warp_has_room_for_its_rows_and_candidates(agents: int, full: bool) ->
     if layout.search.most_cells:
         assert 4 * layout.warp_stage_floats >= CANDIDATE_BYTES * layout.search.candidates
     assert layout.warp_stage_floats % LINE_FLOATS == 0 and layout.unit_bytes % (4 * LINE_FLOATS) == 0
+
+
+@pytest.mark.parametrize("agents", [33, 100, 300, 1000, 1500])
+@pytest.mark.parametrize("entry_bytes", [2, 4])
+def test_all_rows_of_a_copy_have_room_where_they_are_collected(agents: int, entry_bytes: int) -> None:
+    environment = registry.get("tag_gridworld-v0").make(num_taggers=agents - 1, use_full_observation=False)
+    layout = cuda_layout(environment, SHARED_LIMITS[-1], entry_bytes=entry_bytes)
+    assert layout.rows_collected == (agents <= 1000)  # of which enough blocks are resident
+    rows = [6 * entry_bytes * group.size for group in environment.agent_groups]
+    if layout.rows_collected:  # each group's shifted by up to a line, and lines never shared
+        assert 4 * layout.stage_floats >= sum(-(-(size + 124) // 128) * 128 for size in rows)
+        assert layout.shared_bytes == layout.unit_bytes + 4 * layout.stage_floats <= SHARED_LIMITS[-1]
+
+
+@pytest.mark.parametrize(("num_envs", "overlaps"), [(1, True), (2_000, True), (10_000, False), (1_000_000, False)])
+def test_launches_of_few_copies_overlap_where_the_card_can(num_envs: int, overlaps: bool) -> None:
+    environment = registry.get("tag_gridworld-v0").make(num_taggers=4)
+    assert cuda_layout(environment, SHARED_LIMITS[-1], num_envs).overlaps == overlaps
+    assert not cuda_layout(environment, SHARED_LIMITS[-1], num_envs, hopper=False).overlaps
