@@ -46,15 +46,21 @@ class Team {
     const int part = lane_ % 32;
     if (range.size <= 32) {  // every warp computes it
       const float mine = part < range.size ? value(range.first + part) : 0.0f;
-      const float total = __shfl_sync(~0u, sum_tree(mine, part, range.size, range.size), 0);
+      const float total = sum_of_warp(mine, part, range.size, range.size);
       synchronize();
       return total;
     }
     const float* sums = sum_parts(range.size, [&](int k) { return value(range.first + k); });
     int parts = (range.size + 31) / 32;
-    for (; parts > 32; parts = (parts + 31) / 32) sums = sum_parts(parts, [&](int k) { return sums[k]; });
-    // The last 32 sums are added by every warp.
-    return __shfl_sync(~0u, sum_tree(part < parts ? sums[part] : 0.0f, part, parts, parts), 0);
+    for (; parts > 32 * 32; parts = (parts + 31) / 32) sums = sum_parts(parts, [&](int k) { return sums[k]; });
+    if (parts <= 32) return sum_of_warp(part < parts ? sums[part] : 0.0f, part, parts, parts);
+    float mine = 0.0f;  // every warp adds the last two levels, which is faster than to wait for each other
+    for (int first = 0; first < parts; first += 32) {
+      const int left = parts - first;
+      const float total = sum_of_warp(part < left ? sums[first + part] : 0.0f, part, left, 32);
+      if (part == first / 32) mine = total;
+    }
+    return sum_of_warp(mine, part, (parts + 31) / 32, 32);
   }
 
   // The agent of the range with the smallest key(i), an int or a float; of equal ones the lowest index.
@@ -164,6 +170,11 @@ class Team {
       if (size == 32 || part + half < size) value += other;
     }
     return value;
+  }
+
+  // The same for every lane.
+  METHOD static float sum_of_warp(float value, int part, int size, int most) {
+    return __shfl_sync(~0u, sum_tree(value, part, size, most), 0);
   }
 
   // The sums of 32 consecutive values each.
