@@ -39,7 +39,8 @@ def test_lists_lie_behind_candidates_and_cells(agents: int, neighbors: int) -> N
     search = _layout(agents, SHARED_LIMITS[-1], neighbors).search
     assert search.lists_at >= CANDIDATE_BYTES * search.candidates + 4 * agents + 64
     if search.most_cells:
-        assert search.lists_at >= 4 * (8 + search.most_cells + 4) + 12 * agents
+        assert search.positions_at >= 4 * (8 + search.most_cells + 4 + agents) and search.positions_at % 8 == 0
+        assert search.lists_at >= search.positions_at + 8 * agents
     entries = min(neighbors, search.longest_list) + 1
     assert search.size >= search.lists_at + (2 if agents < 0xFFFF else 4) * agents * entries
 
@@ -53,6 +54,10 @@ def test_a_warp_has_room_for_its_rows_and_candidates(agents: int, full: bool) ->
         assert layout.warp_stage_floats >= 2 * (row + LINE_FLOATS)
     elif layout.rows_staged:
         assert layout.warp_stage_floats >= WARP // layout.row_lanes * row + 2 * 2 * (LINE_FLOATS - 1)
+    if layout.rows_staged and layout.row_lanes < WARP and layout.search.most_cells and not layout.staged:
+        room = -(-row // LINE_FLOATS) * LINE_FLOATS + LINE_FLOATS
+        lists = WARP * layout.search.list_bytes // 4
+        assert layout.warp_stage_floats >= WARP // layout.row_lanes * room + lists
     if layout.search.most_cells:
         assert 4 * layout.warp_stage_floats >= CANDIDATE_BYTES * layout.search.candidates
     assert layout.warp_stage_floats % LINE_FLOATS == 0 and layout.unit_bytes % (4 * LINE_FLOATS) == 0
@@ -75,3 +80,13 @@ def test_launches_of_few_copies_overlap_where_the_card_can(num_envs: int, overla
     environment = registry.get("tag_gridworld-v0").make(num_taggers=4)
     assert cuda_layout(environment, SHARED_LIMITS[-1], num_envs).overlaps == overlaps
     assert not cuda_layout(environment, SHARED_LIMITS[-1], num_envs, hopper=False).overlaps
+
+
+def test_few_large_copies_have_more_warps_in_each_block() -> None:
+    """Each of their blocks has a multiprocessor for itself; blocks of many copies share one, and wait in turns."""
+    environment = registry.get("tag_continuous-v0").make(
+        num_taggers=10_000, num_runners=90_000, use_full_observation=False, num_other_agents_observed=10
+    )
+    few, many = (cuda_layout(environment, SHARED_LIMITS[-1], copies) for copies in (16, 100))
+    assert (few.blocks, few.resident_blocks) == (8, 1) and (many.blocks, many.resident_blocks) == (8, 2)
+    assert few.warps == 2 * many.warps

@@ -18,22 +18,27 @@ FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-fu
 
 
 @pytest.mark.parametrize(
-    ("agents", "among", "neighbors", "listed"),
+    ("agents", "among", "neighbors", "way"),
     [
-        (40, 40, 14, True),
-        (110, 110, 10, True),
-        pytest.param(192, 192, 30, True, marks=pytest.mark.slow),
-        (250, 120, 5, True),
-        (250, 100, 1, False),
-        pytest.param(320, 320, 1, False, marks=pytest.mark.slow),
-        (500, 500, 10, True),
-        pytest.param(1000, 700, 25, True, marks=pytest.mark.slow),
+        (40, 40, 14, "listed"),
+        (110, 110, 10, "listed"),
+        (150, 100, 5, "alone"),
+        pytest.param(192, 192, 30, "listed", marks=pytest.mark.slow),
+        (250, 120, 5, "listed"),
+        (250, 100, 1, "alone"),
+        pytest.param(320, 320, 4, "alone", marks=pytest.mark.slow),
+        (300, 300, 10, "visited"),
+        pytest.param(500, 500, 10, "listed", marks=pytest.mark.slow),
+        pytest.param(1000, 700, 25, "visited", marks=pytest.mark.slow),
     ],
 )
 def test_lanes_find_together_what_each_finds_alone(
-    tmp_path: Path, agents: int, among: int, neighbors: int, listed: bool
+    tmp_path: Path, agents: int, among: int, neighbors: int, way: str
 ) -> None:
-    """Whatever the positions; memory is as large as the layout says, and watched by the sanitizers."""
+    """Whatever the positions; memory is as large as the layout says, and watched by the sanitizers.
+
+    What is found is listed for other lanes, looked up by each lane, or visited by the warp that has found it.
+    """
     environment = registry.get("tag_continuous-v0").make(
         num_taggers=1, num_runners=agents - 1, use_full_observation=False, num_other_agents_observed=neighbors
     )
@@ -42,11 +47,13 @@ def test_lanes_find_together_what_each_finds_alone(
         "NUM_AGENTS": agents,
         "AMONG": among,
         "NEIGHBORS": neighbors,
-        "LISTED": str(listed).lower(),
+        "LISTED": str(way == "listed").lower(),
+        "VISITED": str(way == "visited").lower(),
         "LONGEST_LIST": search.longest_list,
         "CANDIDATES": search.candidates,
         "MOST_CELLS": search.most_cells,
         "AGENTS_PER_CELL": f"{search.agents_per_cell!r}f",
+        "POSITIONS_AT": search.positions_at,
         "LISTS_AT": search.lists_at,
         "SEARCH_BYTES": search.size,
     }

@@ -131,17 +131,14 @@ class Candidates {
     return squared - to_distance(at_x, at_y) + slack(at_x, at_y);
   }
 
-  // The K nearest to (at_x, at_y), the candidate at place `self` apart, that are closer than the square root of
-  // `limit`; `bound` is what the function of that name returned, for these candidates or for some of them.
+  // Finds the K nearest to (at_x, at_y), the candidate at place `self` apart, that are closer than the square root of
+  // `limit`; `bound` is what the function of that name returned, for these candidates or for some of them. Returns
+  // false where too many are as near, or too far off, to be told apart: then insert() finds them.
   template <int K>
-  METHOD Nearest<K> nearest(float at_x, float at_y, int self, float limit, float bound) const {
+  METHOD bool sort_nearest(float at_x, float at_y, int self, float limit, float bound, Nearest<K>& found) const {
     unsigned marks[words];
     const float keep_below = bound + slack(at_x, at_y);
-    Nearest<K> found;
-    if (!(keep_below <= 3e38f)) {  // squares overflow
-      insert<K>(at_x, at_y, self, limit, found);
-      return found;
-    }
+    if (!(keep_below <= 3e38f)) return false;  // squares overflow
 #pragma unroll
     for (int w = 0; w < words; ++w) marks[w] = 0;
 #pragma unroll 1
@@ -151,14 +148,21 @@ class Candidates {
       for (int w = 0; w + 1 < words; ++w) marks[w] = marks[w + 1];
       marks[words - 1] = self >> 5 == first / 32 ? word & ~(0x80000000u >> (self & 31)) : word;
     }
-    if (!choose<K>(at_x, at_y, limit, marks, found)) insert<K>(at_x, at_y, self, limit, found);
-    return found;
+    return choose(at_x, at_y, limit, marks, found);
+  }
+
+  // The exact way, by insertion: adds all candidates to a list.
+  template <int K>
+  METHOD void insert(float at_x, float at_y, int self, float limit, Nearest<K>& found) const {
+#pragma unroll 1
+    for (int place = 0; place < size; ++place)
+      if (place != self) found.insert(agent[place], distance_squared(place, at_x, at_y), limit);
   }
 
  private:
   static constexpr int words = (capacity + 31) / 32;
   static constexpr int place_bits = capacity <= 128 ? 7 : 8;  // of a place among the candidates
-  static constexpr unsigned none = ~0u;
+  static constexpr unsigned none = 0x80000000u;               // from here on keys stand for nobody
   static_assert(capacity <= 256 && capacity % batch == 0, "a place has eight bits");
 
   // More columns make a tighter bound.
@@ -220,8 +224,8 @@ class Candidates {
   template <int K>
   METHOD bool choose(float at_x, float at_y, float limit, unsigned (&marks)[words], Nearest<K>& found) const {
     constexpr int kept = K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32, more = kept / 2;
-    int base = 0;
-    const auto take = [&] {  // the key of the next marked candidate
+    int base = 0, taken = 0;
+    const auto take = [&](int k) {  // the key of the next marked candidate, or a large one that no other is like
       if (marks[0] == 0) {
 #pragma unroll
         for (int w = 0; w + 1 < words; ++w) marks[w] = marks[w + 1];
@@ -233,11 +237,12 @@ class Candidates {
       marks[0] &= 0x7fffffffu >> (bit & 31);
       const float distance = distance_squared(place, at_x, at_y);
       const unsigned key = __float_as_uint(distance) >> place_bits << place_bits | place;
-      return there && distance < limit ? key : none;
+      return there && distance < limit ? key : none + ((taken + k) << place_bits);
     };
     unsigned key[kept];
 #pragma unroll
-    for (int k = 0; k < kept; ++k) key[k] = take();
+    for (int k = 0; k < kept; ++k) key[k] = take(k);
+    taken = kept;
     sort_in_registers(key);
     const auto some_left = [&] {
       unsigned any = 0;
@@ -248,22 +253,27 @@ class Candidates {
     while (some_left()) {
       unsigned added[more];
 #pragma unroll
-      for (int k = 0; k < more; ++k) added[k] = take();
+      for (int k = 0; k < more; ++k) added[k] = take(k);
+      taken += more;
       sort_in_registers(added);
       merge_in_registers(key, added);
     }
-    while (put_right(at_x, at_y, key)) {
-    }
+    unsigned least_difference = ~0u;
+#pragma unroll
+    for (int k = 0; k + 1 < kept; ++k) least_difference = ::min(least_difference, key[k] ^ key[k + 1]);
+    if (are_alike(least_difference, 0))
+      while (put_right(at_x, at_y, key)) {
+      }
     found.found = 0;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      const bool there = key[k] != none;
+      const bool there = key[k] < none;
       const int place = there ? place_of(key[k]) : 0;
       found.index[k] = there ? agent[place] : -1;
       found.distance_squared[k] = there ? distance_squared(place, at_x, at_y) : Math::infinity;
       found.found += there ? 1 : 0;
     }
-    return key[K - 1] == none || !are_alike(key[K - 1], key[kept - 1]);
+    return !are_alike(key[K - 1], key[kept - 1]);
   }
 
   METHOD static int place_of(unsigned key) { return key & ((1 << place_bits) - 1); }
@@ -275,7 +285,7 @@ class Candidates {
     bool exchanged = false;
 #pragma unroll
     for (int k = 0; k + 1 < kept; ++k) {
-      if (!are_alike(key[k], key[k + 1]) || key[k] == none) continue;
+      if (!are_alike(key[k], key[k + 1])) continue;
       const float first = distance_squared(place_of(key[k]), at_x, at_y);
       const float second = distance_squared(place_of(key[k + 1]), at_x, at_y);
       if (first < second || (first == second && agent[place_of(key[k])] < agent[place_of(key[k + 1])])) continue;
@@ -285,14 +295,5 @@ class Candidates {
       exchanged = true;
     }
     return exchanged;
-  }
-
-  // The exact way, by insertion.
-  template <int K>
-  METHOD void insert(float at_x, float at_y, int self, float limit, Nearest<K>& found) const {
-    found.clear();
-#pragma unroll 1
-    for (int place = 0; place < size; ++place)
-      if (place != self) found.insert(agent[place], distance_squared(place, at_x, at_y), limit);
   }
 };

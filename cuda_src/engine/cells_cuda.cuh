@@ -18,11 +18,11 @@ struct Box {
 };
 
 struct Cells {
-  int* start;  // [rows * columns + 1] where each cell's agents start
-  float* x;    // [size]
-  float* y;    // [size]
-  int* agent;  // [size] with `bystander` added for those who are no candidates
+  int* start;        // [rows * columns + 1] where each cell's agents start
+  float2* position;  // [size]
+  int* agent;        // [size] with `bystander` added for those who are no candidates
   int size;
+  int* taken;  // agents, in this order, of whom warps have taken care
   int columns, rows;
   float low_x, low_y;  // corner of the first cell
   float per_width, per_height;

@@ -105,7 +105,14 @@ class Environment : public Declared, public Math, public Searcher {
   // Calls write(i, row, found) for every agent of the range; agents out of the game find nobody.
   template <int K, class Agents, class Eligible, class Write>
   METHOD void each_observation(Range range, const Search<K, Agents, Eligible>& search, Write write) {
-    const auto prepared = prepare<true>(search, [&](int i) { return range.has(i) && alive[i]; });
+    const auto asks = [&](int i) { return range.has(i) && alive[i]; };
+#ifdef __CUDACC__
+    if constexpr (observes_in_cells_<K, Agents>) {
+      observe_in_cells(range, search, asks, write);
+      return;
+    }
+#endif
+    const auto prepared = prepare<true>(search, asks);
     each_observation(range, [&](int i, auto row) { write(i, row, found_by(i, prepared)); });
   }
 
@@ -265,6 +272,42 @@ class Environment : public Declared, public Math, public Searcher {
   METHOD void write_rows_of_own(Range range, Write& write) {
     each_own(range, [&](int i) { write(i, ObservationRow<1>(observation_row(i), 0)); });
     show_copy_engine();
+  }
+
+  // Where state lives in device memory, those who search write the observations too, in the order of the cells: agents
+  // who stand together have most of their neighbors in common.
+  template <int K, class Agents>
+  static constexpr bool observes_in_cells_ =
+      !Geometry::staged && Geometry::rows_staged && Geometry::row_lanes < 32 && searches_in_cells<K, Agents>;
+
+  template <int K, class Agents, class Eligible, class Asks, class Write>
+  METHOD void observe_in_cells(Range range, const Search<K, Agents, Eligible>& search, Asks asks, Write& write) {
+    if (!active_) return;  // the whole team
+    constexpr int row_lanes = Geometry::row_lanes, rows = 32 / row_lanes, line = entries_of_line<Observation>;
+    constexpr int room = ((longest_row() + line - 1) & -line) + line;  // of a row as far off a line as in device memory
+    auto* stage = reinterpret_cast<Observation*>(warp_memory_);
+    auto* lists = reinterpret_cast<std::uint32_t*>(stage + rows * room);
+    const int lane = lane_ % 32;
+    list_in_cells(search, asks, Geometry::num_agents, lists, [&](int own, const auto& prepared) {
+#pragma unroll 1
+      for (int first = 0; first < 32; first += rows) {
+        const int of_lane = first + lane / row_lanes, i = __shfl_sync(~0u, own, of_lane);
+        const bool wanted = i >= 0 && range.has(i);
+        if (!__any_sync(~0u, wanted)) continue;
+        Observation* row = wanted ? observation_row(i) : nullptr;
+        Observation* staged = stage + lane / row_lanes * room + entries_off_line(row);
+        wait_for_stored_rows();
+        if (wanted) write(i, ObservationRow<row_lanes>(staged, lane % row_lanes), prepared.of(of_lane));
+        __syncwarp();
+        store_rows<row_lanes>(row, staged, wanted ? observation_size(group_of(i)) : 0, lane % row_lanes);
+      }
+    });
+  }
+
+  METHOD static constexpr int longest_row() {
+    int longest = 0;
+    for (int g = 0; g < num_groups; ++g) longest = observation_size(g) > longest ? observation_size(g) : longest;
+    return longest;
   }
 
   // A warp writes a row after the other, to where it belongs.

@@ -85,7 +85,7 @@ class Episode : public Rules {
     if (this->active_) ++this->time;
     Rules::step();
     if (Rules::agents_leave)
-      this->each(this->agents, [&](int i) {
+      this->each_own(this->agents, [&](int i) {
         if (!this->alive[i]) this->reward[i] = 0.0f;
       });
     const bool some_stay = this->any(this->agents, [&](int i) { return !this->terminated[i]; });

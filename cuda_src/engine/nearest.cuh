@@ -29,7 +29,7 @@ struct Nearest {
   // Adds agent j unless K others are nearer, or as near and of lower index. The list is shifted without branches.
   METHOD void insert(int j, float distance, float limit) {
     const auto precedes = [&](int k) {
-      return distance < distance_squared[k] || (distance == distance_squared[k] && j < index[k]);
+      return (distance < distance_squared[k]) | ((distance == distance_squared[k]) & (j < index[k]));
     };
     if (!(distance < limit) || !precedes(K - 1)) return;
     found += found < K ? 1 : 0;
@@ -40,11 +40,6 @@ struct Nearest {
       index[k] = shift ? index[above] : before ? j : index[k];
       distance_squared[k] = shift ? distance_squared[above] : before ? distance : distance_squared[k];
     }
-  }
-
-  METHOD void merge(const Nearest& other, float limit) {
-#pragma unroll 1
-    for (int k = 0; k < other.found; ++k) insert(other.index[k], other.distance_squared[k], limit);
   }
 };
 

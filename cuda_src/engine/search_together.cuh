@@ -15,6 +15,8 @@
 
 constexpr int few = 24;  // agents, of whom it is faster to look at each than to bring them together
 
+constexpr int at_once = Geometry::staged ? 1 : 4;  // agents that a lane loads before it looks at the first
+
 constexpr float first_distance = 1.9f;  // in which to look for candidates, in widths of a cell
 
 using NeighborIndex = std::conditional_t<(Geometry::num_agents < 0xffff), std::uint16_t, std::uint32_t>;
@@ -32,7 +34,53 @@ struct SearchTogether {
     const bool near_only = K <= 4 && search.limit < Math::infinity;  // those within the limit are few
     const float bound =
         near_only ? candidates.stand_in(at_x, at_y, search.limit) : candidates.template bound<K>(at_x, at_y);
-    return candidates.template nearest<K>(at_x, at_y, self, search.limit, bound);
+    Nearest<K> found;
+    if (!candidates.sort_nearest(at_x, at_y, self, search.limit, bound, found)) {
+      found.clear();
+      candidates.insert(at_x, at_y, self, search.limit, found);
+    }
+    return found;
+  }
+};
+
+// Whether agent j is at finite coordinates: nobody else finds or is found.
+template <class Search>
+METHOD bool is_somewhere(const Search& search, int j) {
+  return search.x[j] - search.x[j] == 0.0f && search.y[j] - search.y[j] == 0.0f;
+}
+
+// Nobody at a squared distance up to this is farther off, whatever was rounded.
+METHOD float radius(float squared) { return sqrtf(squared) * 1.00001f + 1e-22f; }
+
+// Everyone looks at the cells around, row by row, outwards: for very few neighbours, which soon limit how far to look.
+template <int K, class Agents, class Eligible>
+struct SearchInCells {
+  Search<K, Agents, Eligible> search;
+  Cells cells;  // of the candidates alone
+
+  METHOD Nearest<K> of(int i) const {
+    const float at_x = search.x[i], at_y = search.y[i];
+    Nearest<K> best;
+    best.clear();
+    if (cells.size == 0 || !is_somewhere(search, i)) return best;
+    const int home = cells.row_of(at_y);
+#pragma unroll 1
+    for (int away = 0;; ++away) {
+      const float reach = radius(Math::min(best.distance_squared[K - 1], search.limit));
+      const bool back = home - away >= cells.row_of(at_y - reach);
+      const bool forth = home + away <= cells.row_of(at_y + reach);
+      if (!back && !forth) return best;
+#pragma unroll 1
+      for (int side = back ? 0 : 1; side < (forth && away > 0 ? 2 : 1); ++side) {
+        const int row = side == 0 ? home - away : home + away;
+        const Range stretch = cells.stretch(row, cells.column_of(at_x - reach), cells.column_of(at_x + reach));
+#pragma unroll 1
+        for (int at = stretch.first; at < stretch.end(); ++at) {
+          const float dx = cells.position[at].x - at_x, dy = cells.position[at].y - at_y;
+          if (cells.agent[at] != i) best.insert(cells.agent[at], dx * dx + dy * dy, search.limit);
+        }
+      }
+    }
   }
 };
 
@@ -59,6 +107,16 @@ struct SearchDone {
 
 class Searcher : public Team {
  protected:
+  // The most agents among whom a search finds some.
+  template <class Agents>
+  static constexpr int most_of =
+      MostOf<Agents>::value < Geometry::num_agents ? MostOf<Agents>::value : Geometry::num_agents;
+
+  // Whether agents are sorted into cells, for warps to look around in.
+  template <int K, class Agents>
+  static constexpr bool searches_in_cells =
+      Geometry::candidates > 0 && K <= Geometry::longest_list && (most_of<Agents> > Geometry::candidates);
+
   unsigned char* search_memory_;  // of the team
   unsigned char* warp_memory_;    // of each warp, shared; free between observations
 
@@ -67,10 +125,12 @@ class Searcher : public Team {
   template <bool listed, int K, class Agents, class Eligible, class Asks>
   METHOD auto prepare(const Search<K, Agents, Eligible>& search, Asks asks) {
     static_assert(K <= Geometry::neighbors, "neighbors() of the declaration must return the largest K of nearest<K>");
-    constexpr int most = MostOf<Agents>::value < Geometry::num_agents ? MostOf<Agents>::value : Geometry::num_agents;
+    constexpr int most = most_of<Agents>;
     auto* lists = reinterpret_cast<std::uint32_t*>(search_memory_ + Geometry::lists_at);
     if constexpr (Geometry::candidates == 0 || K > Geometry::longest_list || (most <= few && !listed)) {
       return SearchAlone<K, Agents, Eligible>{search};
+    } else if constexpr (!listed && K <= 4 && most > Geometry::candidates) {
+      return SearchInCells<K, Agents, Eligible>{search, sort_into_cells(search, [](int) { return false; })};
     } else if constexpr (most <= Geometry::candidates) {
       Candidates<Geometry::candidates> candidates(search_memory_);
       int* place = reinterpret_cast<int*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
@@ -85,12 +145,11 @@ class Searcher : public Team {
         return together;
       }
     } else {
-      search_in_cells(search, asks, lists);
+      list_nearest(search, asks, lists);
       return SearchDone<K>{lists};
     }
   }
 
- private:
   template <int K>
   METHOD static void write_list(std::uint32_t* lists, int i, const Nearest<K>& found) {
     std::uint32_t* list = lists + static_cast<std::size_t>(i) * list_words<K>;
@@ -102,12 +161,7 @@ class Searcher : public Team {
       list[word] = sizeof(NeighborIndex) == 4 ? entry(word) : (entry(2 * word) & 0xffff) | entry(2 * word + 1) << 16;
   }
 
-  // Whether agent j is at finite coordinates: nobody else finds or is found.
-  template <class Search>
-  METHOD static bool is_somewhere(const Search& search, int j) {
-    return search.x[j] - search.x[j] == 0.0f && search.y[j] - search.y[j] == 0.0f;
-  }
-
+ private:
   template <class Search>
   METHOD static bool is_candidate(const Search& search, int j) {
     return search.among.has(j) && search.eligible(j) && is_somewhere(search, j);
@@ -150,53 +204,100 @@ class Searcher : public Team {
     synchronize();
   }
 
-  // Fills the lists of all who ask. A warp takes 32 agents in the order of their cells. Its candidates are those within
-  // some distance of the box around these agents: at first a distance that should do, then, if the K nearest may lie
-  // farther off, one that does.
+  // Fills the lists of all who ask.
   template <int K, class Agents, class Eligible, class Asks>
-  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
-    const Cells cells = sort_into_cells(search, asks);
-    const float within = sqrtf(search.limit) * 1.00001f;
-    Candidates<Geometry::candidates> candidates(warp_memory_);
-    wait_for_stored_rows();
+  METHOD void list_nearest(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
     for (int i = lane_; i < Geometry::num_agents; i += Geometry::lanes)
       if (asks(i) && !is_somewhere(search, i)) lists[static_cast<std::size_t>(i) * list_words<K>] = 0;  // finds nobody
+    search_in_cells(search, asks, 0, [&](int i, const Nearest<K>& found) {
+      if (i >= 0) write_list(lists, i, found);
+    });
+  }
+
+ protected:
+  // Warps take 32 agents at a time, in the order of their cells, then `others` more by their index. Calls visit(i,
+  // found) in all lanes of a warp; i is -1 for lanes without an agent. Of the others, who find nobody, it leaves out
+  // those who are in cells.
+  template <int K, class Agents, class Eligible, class Asks, class Visit>
+  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Visit visit) {
+    const Cells cells = sort_into_cells(search, asks);
+    const int end_of_cells = (cells.size + 31) & ~31, lane = lane_ % 32;
 #pragma unroll 1
-    for (int first = lane_ & ~31; first < cells.size; first += Geometry::lanes) {
-      const int at = Math::min(first + lane_ % 32, cells.size - 1);
-      const float at_x = cells.x[at], at_y = cells.y[at];
-      const Box box = box_of_warp(at_x, at_y);
-      candidates.center_x = cells.x[first];
-      candidates.center_y = cells.y[first];
-      const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
-      float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within), bound = 3e38f;
-      int number, self;
-#pragma unroll 1
-      for (bool is_first = true;; is_first = false) {
-        number = load(candidates, cells, box, distance, 0, at, self);
-        bound = fminf(bound, candidates.template bound<K>(at_x, at_y));
-        const float needed = max_of_warp(Math::min(candidates.radius(at_x, at_y, bound), within));
-        if (needed <= distance || !(distance < cells.extent())) break;
-        const bool enough = needed <= 2.0f * distance && (number <= Geometry::candidates || !is_first);
-        distance = enough ? needed : number > Geometry::candidates && is_first ? 0.5f * distance : 2.0f * distance;
-        if (!enough) continue;
-        number = load(candidates, cells, box, distance, 0, at, self);
-        break;
-      }
+    for (int next = next_part(cells), first; (first = of_first_lane(next)) < end_of_cells + others;) {
+      next = next_part(cells);
       Nearest<K> found;
-#pragma unroll 1
-      for (int skip = 0; skip < number || skip == 0; skip += Geometry::candidates) {
-        if (skip > 0) load(candidates, cells, box, distance, skip, at, self);
-        const Nearest<K> some = candidates.template nearest<K>(at_x, at_y, self, search.limit, bound);
-        if (skip > 0)
-          found.merge(some, search.limit);
-        else
-          found = some;
+      found.found = 0;
+      int i = first - end_of_cells + lane;
+      if (first < end_of_cells) {
+        wait_for_stored_rows();
+        found = nearest_of_part<K>(cells, Math::min(first + lane, cells.size - 1), search.limit);
+        i = first + lane < cells.size ? cells.agent_at(first + lane) : -1;
+        if (i >= 0 && !asks(i)) i = -1;
+      } else if (i >= others || (asks(i) && is_somewhere(search, i))) {
+        i = -1;
       }
-      if (first + lane_ % 32 < cells.size) write_list(lists, cells.agent_at(at), found);
+      visit(i, found);
     }
     synchronize();
   }
+
+  // The same with lists for several lanes to read, 32 in `lists`: calls visit(i, prepared), where prepared.of(lane) is
+  // what the agent of a lane finds.
+  template <int K, class Agents, class Eligible, class Asks, class Visit>
+  METHOD void list_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, std::uint32_t* lists,
+                            Visit visit) {
+    search_in_cells(search, asks, others, [&](int i, const Nearest<K>& found) {
+      write_list(lists, lane_ % 32, found);
+      __syncwarp();
+      visit(i, SearchDone<K>{lists});
+    });
+  }
+
+ private:
+  // What the agents of a warp find, each of them `at` a place in the cells. Candidates are those within some distance
+  // of the box around all of them: at first a distance that should do, then, if one of the K nearest lies farther off,
+  // one that does.
+  template <int K>
+  METHOD Nearest<K> nearest_of_part(const Cells& cells, int at, float limit) const {
+    Candidates<Geometry::candidates> candidates(warp_memory_);
+    const float within = radius(limit);
+    const float at_x = cells.position[at].x, at_y = cells.position[at].y;
+    const Box box = box_of_warp(at_x, at_y);
+    candidates.center_x = __shfl_sync(~0u, at_x, 0);
+    candidates.center_y = __shfl_sync(~0u, at_y, 0);
+    const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
+    float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within), bound = 3e38f;
+    Nearest<K> found;
+#pragma unroll 1
+    for (bool is_first = true;; is_first = false) {
+      int self;
+      const int number = load(candidates, cells, box, distance, 0, at, self);
+      bound = fminf(bound, candidates.template bound<K>(at_x, at_y));
+      if (number > Geometry::candidates && is_first) {  // a crowd: look no farther than needed
+        const float needed = max_of_warp(Math::min(candidates.radius(at_x, at_y, bound), within));
+        if (needed < distance) {
+          distance = needed;
+          continue;
+        }
+      }
+      const bool is_sorted =
+          number <= Geometry::candidates && candidates.sort_nearest(at_x, at_y, self, limit, bound, found);
+      if (!is_sorted) found.clear();
+#pragma unroll 1
+      for (int skip = 0; skip < number; skip += Geometry::candidates) {
+        if (skip > 0) load(candidates, cells, box, distance, skip, at, self);
+        if (!is_sorted) candidates.insert(at_x, at_y, self, limit, found);
+      }
+      const float needed = max_of_warp(Math::min(radius(found.distance_squared[K - 1]), within));
+      if (needed <= distance || !(distance < cells.extent())) return found;
+      distance = Math::min(needed, 2.0f * distance);
+    }
+  }
+
+  // Where the next 32 agents start of whom a warp takes care, for its first lane.
+  METHOD int next_part(const Cells& cells) const { return lane_ % 32 == 0 ? atomicAdd(cells.taken, 32) : 0; }
+
+  METHOD static int of_first_lane(int value) { return __shfl_sync(~0u, value, 0); }
 
   // Agents within some distance of a box become a warp's candidates, the first `skip` of them left out and no more than
   // there is room for. Returns how many there are in all; `self` becomes the place of the agent `at` in the cells.
@@ -206,28 +307,54 @@ class Searcher : public Team {
     const int lane = lane_ % 32;
     const Box reached = box.grown(distance);
     const int first_column = cells.column_of(reached.low_x), last_column = cells.column_of(reached.high_x);
-    const int first_row = cells.row_of(reached.low_y), last_row = cells.row_of(reached.high_y);
+    const int last_row = cells.row_of(reached.high_y);
     int size = -skip;
     float farthest = 0.0f;
     self = -1;
     __syncwarp();
 #pragma unroll 1
-    for (int row = first_row; row <= last_row; ++row) {
-      const Range stretch = cells.stretch(row, first_column, last_column);
-#pragma unroll 1
-      for (int first = stretch.first; first < stretch.end(); first += 32) {
-        const int from = Math::min(first + lane, stretch.end() - 1), who = cells.agent[from];
-        const float its_x = cells.x[from], its_y = cells.y[from];
-        const bool taken = first + lane < stretch.end() && who < Cells::bystander && reached.has(its_x, its_y);
-        const unsigned takers = __ballot_sync(~0u, taken);
-        const int place = size + __popc(takers & ((1u << lane) - 1));
-        if (taken && place >= 0 && place < Candidates::capacity) {
-          candidates.put(place, who, its_x, its_y);
-          farthest = fmaxf(farthest, candidates.squared_distance_to_center(its_x, its_y));
+    for (int first_row = cells.row_of(reached.low_y); first_row <= last_row; first_row += 32) {
+      // Each lane looks a row up.
+      const int rows = Math::min(last_row - first_row + 1, 32);
+      Range stretch{0, 0};
+      if (lane < rows) stretch = cells.stretch(first_row + lane, first_column, last_column);
+      int row = -1, next = 0, end = 0;  // the next 32 places at most of the cells
+      const auto go_on = [&] {
+        next += 32;
+        while (next >= end && row < rows - 1) {
+          ++row;
+          next = __shfl_sync(~0u, stretch.first, row);
+          end = __shfl_sync(~0u, stretch.end(), row);
         }
-        const unsigned own = static_cast<unsigned>(at - first);
-        if (own < 32 && (takers >> own & 1) != 0) self = size + __popc(takers & ((1u << own) - 1));
-        size += __popc(takers);
+      };
+      go_on();
+#pragma unroll 1
+      while (next < end) {
+        int from[at_once], who[at_once];
+        float2 its[at_once];
+#pragma unroll
+        for (int k = 0; k < at_once; ++k) {
+          from[k] = next;
+          who[k] = Cells::bystander;
+          if (next + lane < end) {
+            its[k] = cells.position[next + lane];
+            who[k] = cells.agent[next + lane];
+          }
+          go_on();
+        }
+#pragma unroll
+        for (int k = 0; k < at_once; ++k) {
+          const bool taken = who[k] < Cells::bystander && reached.has(its[k].x, its[k].y);
+          const unsigned takers = __ballot_sync(~0u, taken);
+          const int place = size + __popc(takers & ((1u << lane) - 1));
+          if (taken && place >= 0 && place < Candidates::capacity) {
+            candidates.put(place, who[k], its[k].x, its[k].y);
+            farthest = fmaxf(farthest, candidates.squared_distance_to_center(its[k].x, its[k].y));
+          }
+          const unsigned own = static_cast<unsigned>(at - from[k]);
+          if (own < 32 && (takers >> own & 1) != 0) self = size + __popc(takers & ((1u << own) - 1));
+          size += __popc(takers);
+        }
       }
     }
     if (self >= Candidates::capacity) self = -1;
@@ -255,30 +382,45 @@ class Searcher : public Team {
     unsigned* corners = reinterpret_cast<unsigned*>(search_memory_);  // least and greatest x, least and greatest y
     int* count = reinterpret_cast<int*>(corners + 4);
     Cells cells;
+    cells.taken = count + 1;
     cells.start = count + 4;
-    cells.x = reinterpret_cast<float*>(cells.start + Geometry::most_cells + 4);
-    cells.y = cells.x + Geometry::num_agents;
-    cells.agent = reinterpret_cast<int*>(cells.y + Geometry::num_agents);
+    cells.agent = cells.start + Geometry::most_cells + 4;
+    cells.position = reinterpret_cast<float2*>(search_memory_ + Geometry::positions_at);
+    // Calls visit(who, x, y, number) for a few of them at once, so that their memory is waited for together.
     const auto each_member = [&](auto visit) {
-      for (int j = lane_; j < Geometry::num_agents; j += Geometry::lanes) {
-        const bool candidate = is_candidate(search, j);
-        if (candidate || (asks(j) && is_somewhere(search, j))) visit(j, candidate);
+      for (int first = lane_; first < Geometry::num_agents; first += at_once * Geometry::lanes) {
+        int who[at_once];
+        float2 at[at_once];
+#pragma unroll
+        for (int k = 0; k < at_once; ++k) {
+          const int j = first + k * Geometry::lanes;
+          who[k] = -1;
+          if (j >= Geometry::num_agents) continue;
+          at[k] = {search.x[j], search.y[j]};
+          const bool candidate = is_candidate(search, j);
+          if (candidate || (asks(j) && is_somewhere(search, j))) who[k] = candidate ? j : j | Cells::bystander;
+        }
+        visit(who, at);
       }
     };
 
     if (lane_ < 4) corners[lane_] = lane_ % 2 == 0 ? ~0u : 0u;
-    if (lane_ == 0) *count = 0;
+    if (lane_ == 0) *count = *cells.taken = 0;
     for (int cell = lane_; cell <= Geometry::most_cells; cell += Geometry::lanes) cells.start[cell] = 0;
     synchronize();
     unsigned corner[4] = {~0u, 0u, ~0u, 0u};
     int members = 0;
-    each_member([&](int j, bool) {
-      const unsigned at_x = ordered(search.x[j]), at_y = ordered(search.y[j]);
-      corner[0] = ::min(corner[0], at_x);
-      corner[1] = ::max(corner[1], at_x);
-      corner[2] = ::min(corner[2], at_y);
-      corner[3] = ::max(corner[3], at_y);
-      ++members;
+    each_member([&](const int (&who)[at_once], const float2(&at)[at_once]) {
+#pragma unroll
+      for (int k = 0; k < at_once; ++k) {
+        if (who[k] < 0) continue;
+        const unsigned at_x = ordered(at[k].x), at_y = ordered(at[k].y);
+        corner[0] = ::min(corner[0], at_x);
+        corner[1] = ::max(corner[1], at_x);
+        corner[2] = ::min(corner[2], at_y);
+        corner[3] = ::max(corner[3], at_y);
+        ++members;
+      }
     });
 #pragma unroll
     for (int k = 0; k < 4; k += 2) {
@@ -293,14 +435,24 @@ class Searcher : public Team {
     cells.size = *count;
     cells.lay_out(cells.size, Geometry::agents_per_cell, number_in_order(corners[0]), number_in_order(corners[1]),
                   number_in_order(corners[2]), number_in_order(corners[3]));
-    each_member([&](int j, bool) { atomicAdd(cells.start + cells.cell_of(search.x[j], search.y[j]) + 1, 1); });
+    each_member([&](const int (&who)[at_once], const float2(&at)[at_once]) {
+#pragma unroll
+      for (int k = 0; k < at_once; ++k)
+        if (who[k] >= 0) atomicAdd(cells.start + cells.cell_of(at[k].x, at[k].y) + 1, 1);
+    });
     synchronize();
     add_up(cells.start + 1, cells.rows * cells.columns);
-    each_member([&](int j, bool candidate) {
-      const int at = atomicAdd(cells.start + cells.cell_of(search.x[j], search.y[j]) + 1, 1);
-      cells.x[at] = search.x[j];
-      cells.y[at] = search.y[j];
-      cells.agent[at] = candidate ? j : j | Cells::bystander;
+    each_member([&](const int (&who)[at_once], const float2(&at)[at_once]) {
+      int place[at_once];
+#pragma unroll
+      for (int k = 0; k < at_once; ++k)
+        if (who[k] >= 0) place[k] = atomicAdd(cells.start + cells.cell_of(at[k].x, at[k].y) + 1, 1);
+#pragma unroll
+      for (int k = 0; k < at_once; ++k) {
+        if (who[k] < 0) continue;
+        cells.position[place[k]] = at[k];
+        cells.agent[place[k]] = who[k];
+      }
     });
     synchronize();
     return cells;
@@ -321,8 +473,9 @@ class Searcher : public Team {
     }
     if (lane_ % 32 == 31) totals[lane_ / 32] = sum;
     synchronize();
-    sum -= own;
-    for (int warp = 0; warp < lane_ / 32; ++warp) sum += totals[warp];
+    int before = 0;
+    for (int warp = lane_ % 32; warp < lane_ / 32; warp += 32) before += totals[warp];
+    sum += __reduce_add_sync(~0u, before) - own;
     for (int k = first; k < end; ++k) {
       const int value = values[k];
       values[k] = sum;

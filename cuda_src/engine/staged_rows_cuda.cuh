@@ -20,15 +20,19 @@ METHOD void show_copy_engine() {
 #endif
 }
 
-// One warp stores `count` entries; both addresses are equally far off a line. On cards that have one, the copy engine
-// takes them 16 bytes at a time; `from` must not change before wait_for_stored_rows has returned.
-template <class Entry>
+// Each `lanes` lanes of a warp store `count` entries of their own; both addresses are equally far off a line. On cards
+// that have one, the copy engine takes them 16 bytes at a time; `from` must not change before wait_for_stored_rows has
+// returned.
+template <int lanes = 32, class Entry>
 METHOD void store_rows(Entry* to, const Entry* from, int count, int lane) {
   constexpr int at_once = 16 / sizeof(Entry);
   const int head = Math::min(-entries_off_line(to) & (at_once - 1), count);
   const int trips = (count - head) / at_once, tail = head + at_once * trips;
-  if (lane < head) to[lane] = from[lane];
-  if (lane < count - tail) to[tail + lane] = from[tail + lane];
+#pragma unroll
+  for (int k = 0; k < at_once; k += lanes) {
+    if (k + lane < head) to[k + lane] = from[k + lane];
+    if (k + lane < count - tail) to[tail + k + lane] = from[tail + k + lane];
+  }
 #if __CUDA_ARCH__ >= 900
   show_copy_engine();
   __syncwarp();
@@ -40,7 +44,7 @@ METHOD void store_rows(Entry* to, const Entry* from, int count, int lane) {
 #else
   __syncwarp();
 #pragma unroll 4
-  for (int trip = lane; trip < trips; trip += 32)
+  for (int trip = lane; trip < trips; trip += lanes)
     reinterpret_cast<int4*>(to + head)[trip] = reinterpret_cast<const int4*>(from + head)[trip];
 #endif
 }

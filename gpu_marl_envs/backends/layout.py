@@ -23,6 +23,7 @@ MOST_WARPS = 8  # of a block that plays a copy alone: each passes its barriers f
 MOST_SEARCHING_WARPS = 12  # where agents look for neighbours
 MOST_OVERLAPPING_WARPS = 1024  # of a launch that starts while the one before ends; more get into each other's way
 MOST_BLOCKS = 8  # that play a copy together
+MULTIPROCESSORS = 132  # of a large GPU
 FEWEST_WARPS = 4  # with which it pays to keep a large copy's state in shared memory
 SHARED_BYTES = 228 * 1024  # of a multiprocessor, of which each block needs 1 KiB for itself
 MOST_RESIDENT_BLOCKS = 32  # of a multiprocessor
@@ -42,7 +43,9 @@ class SearchMemory:
         most_cells: most cells into which agents are sorted, where there are more of them than that.
         agents_per_cell: how many agents a cell is to hold.
         longest_list: most agents of such a list; who looks for more looks at each.
+        positions_at: byte offset of the positions in the order of the cells.
         lists_at: byte offset of the lists of whom each has found.
+        list_bytes: size of such a list.
         size: bytes.
     """
 
@@ -50,7 +53,9 @@ class SearchMemory:
     most_cells: int = 0
     agents_per_cell: float = 1.0
     longest_list: int = 0
+    positions_at: int = 0
     lists_at: int = 0
+    list_bytes: int = 0
     size: int = 0
 
 
@@ -173,7 +178,7 @@ def cuda_layout(
             return for_warps(layout)
     if 1 < agents <= MOST_PACKED_AGENTS:
         return for_warps(_packed(environment, longest_row, shared_limit, entry_bytes))
-    return _one_per_team(environment, longest_row, shared_limit, entry_bytes, MOST_BLOCKS if hopper else 1)
+    return _one_per_team(environment, longest_row, shared_limit, num_envs, entry_bytes, MOST_BLOCKS if hopper else 1)
 
 
 def _sequential(environment: Environment, shared_limit: int, entry_bytes: int) -> Layout:
@@ -225,7 +230,7 @@ def _with_warps(layout: Layout, shared_limit: int) -> Layout:
 
 
 def _one_per_team(
-    environment: Environment, longest_row: int, shared_limit: int, entry_bytes: int, most_blocks: int
+    environment: Environment, longest_row: int, shared_limit: int, num_envs: int, entry_bytes: int, most_blocks: int
 ) -> Layout:
     agents = environment.num_agents
     chunks = -(-agents // WARP)
@@ -247,8 +252,15 @@ def _one_per_team(
         stage_floats = max(stage_floats, CANDIDATE_BYTES * search.candidates // 4)
     team_warps = min(MOST_SEARCHING_WARPS if search.candidates else MOST_WARPS, chunks)
     for staged in (True, False):
-        blocks = 1 if staged else max(1, min(most_blocks, agents // (WARP * RESIDENT_SEARCHING_WARPS)))
-        most_warps = team_warps if staged else min(RESIDENT_SEARCHING_WARPS, chunks)
+        blocks, most_warps = 1, team_warps
+        if not staged:
+            blocks = max(1, min(most_blocks, agents // (WARP * MOST_SEARCHING_WARPS)))
+            if blocks * num_envs <= MULTIPROCESSORS:  # each block has a multiprocessor for itself
+                blocks = max(1, min(most_blocks, agents // (WARP * RESIDENT_SEARCHING_WARPS)))
+                most_warps = min(RESIDENT_SEARCHING_WARPS, chunks)
+        if not staged and search.most_cells and row_lanes < WARP:  # rows are written one by one, beside a warp's lists
+            room = _align(-(-longest_row * entry_bytes // 4), LINE_FLOATS) + LINE_FLOATS
+            stage_floats = max(stage_floats, WARP // row_lanes * room + WARP * search.list_bytes // 4)
         scratch_bytes = _align(max(4 * chunks, 8 * blocks * most_warps), 16)
         extra = {"scratch": 2 * scratch_bytes, "search": search.size}
         offsets, unit_bytes = _unit(environment, copies=1, staged=staged, actions=staged, extra=extra)
@@ -289,21 +301,24 @@ def _search_memory(environment: Environment) -> SearchMemory:
     candidates = min(_align(agents, 8), MOST_CANDIDATES)
     gathered_bytes = CANDIDATE_BYTES * candidates + 4 * agents + 64
     entries = min(neighbors, LONGEST_LIST) + 1
-    lists_bytes = (2 * _align(entries, 2) if agents < 0xFFFF else 4 * entries) * agents
-    most_cells, agents_per_cell, cells_bytes = 0, 1.0, 0
+    list_bytes = 2 * _align(entries, 2) if agents < 0xFFFF else 4 * entries
+    most_cells, agents_per_cell, positions_at, cells_bytes = 0, 1.0, 0, 0
     if agents > MOST_CANDIDATES:
         # A circle of two cell widths then holds more than twice as many agents as are looked for.
         agents_per_cell = max(neighbors, 3) / 2.5
         most_cells = math.ceil(agents / agents_per_cell) + 1
-        cells_bytes = 4 * (8 + most_cells + 4) + 12 * agents
+        positions_at = _align(4 * (8 + most_cells + 4 + agents), 16)
+        cells_bytes = positions_at + 8 * agents
     lists_at = _align(max(gathered_bytes, cells_bytes), 16)
     return SearchMemory(
         candidates=candidates,
         most_cells=most_cells,
         agents_per_cell=agents_per_cell,
         longest_list=LONGEST_LIST,
+        positions_at=positions_at,
         lists_at=lists_at,
-        size=_align(lists_at + lists_bytes, 16),
+        list_bytes=list_bytes,
+        size=_align(lists_at + agents * list_bytes, 16),
     )
 
 

@@ -170,6 +170,7 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "most_cells": layout.search.most_cells,
         "agents_per_cell": layout.search.agents_per_cell,
         "longest_list": layout.search.longest_list,
+        "positions_at": layout.search.positions_at,
         "lists_at": layout.search.lists_at,
         **{f"{name}_at": offset for name, offset in layout.offsets.items()},
     }
