@@ -89,10 +89,16 @@ GPU_CASES = [
         PPO(rollout_steps=128, epochs=4, minibatches=4, hidden_size=64, tf32=True),
     ),
     Case(
+        "simple_spread, PPO 4 x 4, 2 x 64, float32",
+        "simple_spread-v3",
+        16_384,
+        PPO(rollout_steps=128, epochs=4, minibatches=4, hidden_size=64),
+    ),
+    Case(
         "simple_spread, PPO 4 x 4, 2 x 64, bfloat16",
         "simple_spread-v3",
         16_384,
-        PPO(rollout_steps=128, epochs=4, minibatches=4, hidden_size=64, bfloat16=True, compile_loss=True),
+        PPO(rollout_steps=128, epochs=4, minibatches=4, hidden_size=64, bfloat16=True),
     ),
 ]
 CPU_CASES = [

@@ -67,7 +67,7 @@ def test_a_step_does_not_wait_for_the_device() -> None:
         warnings.simplefilter("ignore")  # that the mode is new in torch
         torch.cuda.set_sync_debug_mode("error")
     try:
-        torch.cuda._sleep(200_000_000)
+        torch.cuda._sleep(2_000_000_000)
         done = torch.cuda.Event()
         for _ in range(10):
             env.step(env.actions)
