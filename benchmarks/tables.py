@@ -219,12 +219,12 @@ def agreement() -> str:
     """How many steps of both devices were compared."""
     totals: dict[str, int] = {}
     agents: list[int] = []
-    for row in _results("agreement_h200"):
+    for row in _results("agreement_gpu"):
         name = row["env_id"].rpartition("-")[0]
         totals[name] = totals.get(name, 0) + row["environment_steps"]
         agents.append(row["num_agents"])
     compared = " and ".join(f"{steps:,} environment steps of {name}" for name, steps in totals.items())
-    return f"{compared},\nwith {min(agents)} to {max(agents):,} agents and resets included, without a difference."
+    return f"{compared},\nwith {min(agents)} to {max(agents):,} agents and resets included, without a difference." + _card("agreement_gpu")
 
 
 _ALL = (
