@@ -224,7 +224,8 @@ def agreement() -> str:
         totals[name] = totals.get(name, 0) + row["environment_steps"]
         agents.append(row["num_agents"])
     compared = " and ".join(f"{steps:,} environment steps of {name}" for name, steps in totals.items())
-    return f"{compared},\nwith {min(agents)} to {max(agents):,} agents and resets included, without a difference." + _card("agreement_gpu")
+    without = f"with {min(agents)} to {max(agents):,} agents and resets included, without a difference."
+    return f"{compared},\n{without}{_card('agreement_gpu')}"
 
 
 _ALL = (
