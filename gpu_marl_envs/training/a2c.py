@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gpu_marl_envs.training.algorithm import Algorithm, adam, gradient_step, hyperparameter
+from gpu_marl_envs.training.fused_loss import fused_loss
 from gpu_marl_envs.training.learner import Learner
 from gpu_marl_envs.training.policies import ActorCritic
 from gpu_marl_envs.training.randomness import RandomStream
@@ -57,6 +58,13 @@ class A2C(Algorithm):
         mean_entropy = weighted_mean(entropy, samples.weight)
         loss = policy_loss + self.value_coefficient * value_loss - entropy_coefficient * mean_entropy
         return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": mean_entropy}
+
+    def fused_loss(
+        self, policy: ActorCritic, samples: Samples, *coefficients: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same as one GPU kernel."""
+        (entropy_coefficient,) = coefficients
+        return fused_loss(policy, samples, self.value_coefficient, entropy_coefficient)
 
     def optimizer(self, policy: ActorCritic, learning_rate: float | Tensor) -> torch.optim.Optimizer:
         """RMSProp with statistics shared by all copies, as in the paper; or Adam."""

@@ -14,7 +14,7 @@ from gpu_marl_envs.training.randomness import RandomStream
 from gpu_marl_envs.training.sampling import gaussian_log_density, sample_categorical, sample_gaussian
 
 # Takes the place of the logits of impossible actions: finite, so that 0 * log(0) in the entropy is 0 and not NaN.
-_IMPOSSIBLE = -1e9
+IMPOSSIBLE = -1e9
 
 
 class ActionDistribution(nn.Module, ABC):
@@ -90,9 +90,9 @@ class CategoricalActions(ActionDistribution):
         """Logits ``[..., components, choices]``, of impossible choices so low that their probability is 0."""
         logits = parameters.unflatten(-1, (self.components, self.choices))
         if not self._all_exist:
-            logits = torch.where(self.exists, logits, _IMPOSSIBLE)
+            logits = torch.where(self.exists, logits, IMPOSSIBLE)
         if mask is not None:
-            logits = torch.where(mask.unflatten(-1, (self.components, self.choices)), logits, _IMPOSSIBLE)
+            logits = torch.where(mask.unflatten(-1, (self.components, self.choices)), logits, IMPOSSIBLE)
         return logits
 
     def sample(

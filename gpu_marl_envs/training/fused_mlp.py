@@ -79,8 +79,13 @@ def precision() -> str | None:
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
 
 
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton's kernels run there."""
+    return _TRITON and device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 8
+
+
 def _runs_on(device: torch.device) -> bool:
-    if not _TRITON or device.type != "cuda":
+    if not has_triton(device):
         return False
     properties = torch.cuda.get_device_properties(device)
     return getattr(properties, "shared_memory_per_block_optin", 0) >= SHARED_MEMORY  # only NVIDIA's have it

@@ -14,6 +14,7 @@ from torch import Tensor
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.errors import ParameterError, nearest
 from gpu_marl_envs.training.algorithm import Algorithm
+from gpu_marl_envs.training.fused_loss import can_fuse_loss
 from gpu_marl_envs.training.networks import NetworkFactory
 from gpu_marl_envs.training.policies import ActorCritic
 from gpu_marl_envs.training.randomness import RandomStream
@@ -72,7 +73,8 @@ class Learner:
             self.optimizer = self.algorithm.optimizer(
                 policy, torch.tensor(rate, device=device) if device.type == "cuda" else rate
             )
-            self.loss = partial(self.algorithm.loss, policy)
+            fused = self.algorithm.fused and can_fuse_loss(policy)
+            self.loss = partial(self.algorithm.fused_loss if fused else self.algorithm.loss, policy)
             if self.algorithm.compile_loss:
                 self.loss = torch.compile(self.loss)
 

@@ -113,7 +113,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Parameters of the action distribution ``[..., num_parameters]`` and value in units of reward ``[...]``."""
-        parameters, value = self._both(observation, state)
+        parameters, value = self.outputs(observation, state)
         return parameters, self._in_rewards(value)
 
     def sample(
@@ -136,7 +136,7 @@ class ActorCritic(nn.Module):
     def action_parameters(self, observation: Tensor) -> Tensor:
         """Parameters of the action distribution ``[..., num_parameters]`` for observations ``[..., size]``."""
         if not isinstance(self.network, SeparableNetwork):
-            return self._both(observation, None)[0]
+            return self.outputs(observation)[0]
         observation = self._normalized_observation(observation)
         with self._precision(observation):
             return _at_least_single(self.network.actor(observation))
@@ -150,6 +150,16 @@ class ActorCritic(nn.Module):
             value = self.network.critic(observation, state)
         return self._in_rewards(_at_least_single(value))
 
+    def outputs(self, observation: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Parameters of the action distribution ``[..., num_parameters]``, and the value in the network's own units.
+
+        The value is ``[...]``; see :meth:`in_own_units` for the units.
+        """
+        observation, state = self._normalized(observation, state)
+        with self._precision(observation):
+            parameters, value = self.network(observation) if state is None else self.network(observation, state)
+        return _at_least_single(parameters), _at_least_single(value)
+
     def evaluate(
         self, observation: Tensor, action: Tensor, mask: Tensor | None = None, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +167,7 @@ class ActorCritic(nn.Module):
 
         The three are ``[...]``; see :meth:`in_own_units` for the units.
         """
-        parameters, value = self._both(observation, state)
+        parameters, value = self.outputs(observation, state)
         return *self.distribution.log_prob_and_entropy(parameters, action, mask), value
 
     @torch.no_grad()
@@ -223,12 +233,6 @@ class ActorCritic(nn.Module):
         if state is None:
             raise ParameterError("This policy has a centralised critic, whose values need the state as well.")
         return observation, self.state_normalizer(state)
-
-    def _both(self, observation: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        observation, state = self._normalized(observation, state)
-        with self._precision(observation):
-            parameters, value = self.network(observation) if state is None else self.network(observation, state)
-        return _at_least_single(parameters), _at_least_single(value)
 
     def _precision(self, observation: Tensor) -> torch.autocast:
         return torch.autocast(observation.device.type, torch.bfloat16, enabled=self.in_bfloat16)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gpu_marl_envs.training.algorithm import Algorithm, adam, gradient_step, hyperparameter
+from gpu_marl_envs.training.fused_loss import fused_loss
 from gpu_marl_envs.training.learner import Learner
 from gpu_marl_envs.training.policies import ActorCritic
 from gpu_marl_envs.training.randomness import RandomStream, permutation
@@ -91,6 +92,15 @@ class PPO(Algorithm):
                 "clipped_fraction": weighted_mean(((ratio - 1).abs() > clip_range).float(), samples.weight),
             }
         return loss, terms
+
+    def fused_loss(
+        self, policy: ActorCritic, samples: Samples, *coefficients: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same as one GPU kernel."""
+        clip_range, entropy_coefficient = coefficients
+        return fused_loss(
+            policy, samples, self.value_coefficient, entropy_coefficient, clip_range, clip_values=self.clip_values
+        )
 
     def optimizer(self, policy: ActorCritic, learning_rate: float | Tensor) -> torch.optim.Optimizer:
         """Adam, as in the paper."""
