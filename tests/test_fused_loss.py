@@ -25,6 +25,27 @@ def test_kernels_give_what_formulas_give_without_a_gpu() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("unused", [("mask", "old_value"), ("mask", "old_value", "clip_range"), ()], ids=str)
+def test_the_kernel_compiles_for_hopper_without_one(unused: tuple[str, ...]) -> None:
+    """In the shared memory that every GPU has."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from gpu_marl_envs.training.kernels import loss
+
+    launch = fused_loss.LAUNCHES[1]
+    constants = dict(COMPONENTS=2, CHOICES=21, TILE=launch.tile, LANES=launch.lanes) | dict.fromkeys(unused)
+    kinds = dict(action="*i32", counts="*i32", mask="*i1", value_coefficient="fp32")
+    kinds |= dict.fromkeys(("rows", "row_stride", "value_stride"), "i32")
+    signature = {argument: kinds.get(argument, "*fp32") for argument in loss.loss.arg_names}
+    signature |= dict.fromkeys(constants, "constexpr")
+    places = {(loss.loss.arg_names.index(argument),): value for argument, value in constants.items()}
+    source = ASTSource(loss.loss, signature, places)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": launch.warps})
+    assert compiled.metadata.shared <= 48 * 1024
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", [*CASES, Case(rows=100_003), Case(A2C(), (21, 21), rows=100_003)], ids=str)
 def test_kernels_give_what_formulas_give(case: Case) -> None:
@@ -59,6 +80,8 @@ def test_losses_that_no_kernel_knows_stay_torchs(monkeypatch: pytest.MonkeyPatch
 
     assert fused_loss.can_fuse_loss(policy(Discrete(5)))
     assert fused_loss.can_fuse_loss(policy(MultiDiscrete([21, 21])))
+    assert fused_loss.can_fuse_loss(policy(MultiDiscrete([5] * 16)))
+    assert not fused_loss.can_fuse_loss(policy(MultiDiscrete([5] * 17)))
     assert not fused_loss.can_fuse_loss(policy(MultiDiscrete([2, 65])))
     assert not fused_loss.can_fuse_loss(policy(Box(-1.0, 1.0, (2,))))
     assert not fused_loss.can_fuse_loss(policy(Discrete(5)).double())

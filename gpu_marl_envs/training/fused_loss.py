@@ -17,21 +17,24 @@ from gpu_marl_envs.training.fused_mlp import has_triton
 from gpu_marl_envs.training.policies import ActorCritic
 from gpu_marl_envs.training.samples import Samples
 
-MOST_PARAMETERS = 128  # of an action's distribution, all of which are in registers at once
 TERMS = ("policy_loss", "value_loss", "entropy", "approximate_kl", "clipped_fraction")
 
 
 class Launch(NamedTuple):
     """How the kernel is launched."""
 
+    most: int  # logits of a row, in whole multiples of the lanes for each component: registers hold them all
     programs: int  # on each multiprocessor; each takes several tiles
     tile: int  # rows that a program computes at once
     lanes: int  # threads that share a row
     warps: int = 4  # of a program
 
 
-FEW_CHOICES = Launch(programs=8, tile=64, lanes=8)
-MANY_CHOICES = Launch(programs=8, tile=32, lanes=8)
+LAUNCHES = (
+    Launch(most=8, programs=8, tile=64, lanes=8),
+    Launch(most=64, programs=8, tile=32, lanes=8),
+    Launch(most=128, programs=8, tile=16, lanes=8),
+)
 FINISH_TILE, SCALE_TILE, SCALE_PROGRAMS = 1024, 1024, 8
 
 
@@ -41,7 +44,7 @@ def can_fuse_loss(policy: ActorCritic) -> bool:
     return (
         has_triton(next(policy.parameters()).device)
         and isinstance(distribution, CategoricalActions)
-        and distribution.num_parameters <= MOST_PARAMETERS
+        and _launch_for(distribution.components, distribution.choices) is not None
         and all(parameter.dtype is not torch.float64 for parameter in policy.parameters())
     )
 
@@ -115,7 +118,8 @@ def _loss(
 
     rows, components = len(logits), len(counts)
     choices = logits.shape[1] // components
-    launch = FEW_CHOICES if choices <= FEW_CHOICES.lanes else MANY_CHOICES
+    launch = _launch_for(components, choices)
+    assert launch is not None
     programs = _programs(-(-rows // launch.tile), launch.programs, logits)
     loss, terms = logits.new_empty(()), logits.new_empty(len(TERMS))
     logit_gradients, value_gradients = logits.new_empty(logits.shape), logits.new_empty(rows)
@@ -155,6 +159,11 @@ def _loss(
             sums, total_weight, entropy_coefficient, loss, terms, sums.shape[1], value_coefficient, TILE=FINISH_TILE
         )
     return loss, terms, logit_gradients, value_gradients
+
+
+def _launch_for(components: int, choices: int) -> Launch | None:
+    fitting = (launch for launch in LAUNCHES if components * -(-choices // launch.lanes) * launch.lanes <= launch.most)
+    return next(fitting, None)
 
 
 def _programs(tiles: int, on_each_multiprocessor: int, on: Tensor) -> int:

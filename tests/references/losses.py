@@ -98,5 +98,6 @@ CASES = [
     Case(choices=(1,), rows=1),
     Case(choices=(2, 4), scale=1e4),
     Case(A2C(), scale=1e4, masked=True),
+    Case(A2C(), choices=(2,) * 9, rows=33),
     Case(rows=0),
 ]

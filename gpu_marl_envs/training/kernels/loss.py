@@ -182,7 +182,7 @@ def _distribution(logits, mask, taken, exists, count, CHOICES: tl.constexpr, LAN
     parts: tl.constexpr = (CHOICES + LANES - 1) // LANES
     choice = tl.arange(0, LANES)[None, :]
     highest = tl.full((taken.shape[0],), BEHIND_THE_LAST, tl.float32)
-    shifted, exponentials, possible = (), (), ()
+    given, possible = (), ()
     for part in tl.static_range(parts):
         there = exists[:, None] & (choice + part * LANES < CHOICES)
         allowed = there & (choice + part * LANES < count)
@@ -191,14 +191,13 @@ def _distribution(logits, mask, taken, exists, count, CHOICES: tl.constexpr, LAN
         logit = tl.load(logits[:, None] + part * LANES + choice, mask=allowed, other=IMPOSSIBLE)
         logit = tl.where(choice + part * LANES < CHOICES, logit, BEHIND_THE_LAST)
         highest = tl.maximum(highest, tl.max(logit, 1))
-        shifted = shifted + (logit,)
+        given = given + (logit,)
         possible = possible + (allowed,)
-    logits_of_parts = shifted
-    shifted = ()
+    shifted, exponentials = (), ()
     zeros = tl.zeros((taken.shape[0], LANES), tl.float32)
     total, expected, of_taken = zeros, zeros, zeros
     for part in tl.static_range(parts):
-        below = logits_of_parts[part] - highest[:, None]
+        below = given[part] - highest[:, None]
         exponential = tl.exp(below)
         total += exponential
         expected += exponential * below
