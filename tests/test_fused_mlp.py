@@ -118,7 +118,7 @@ def test_training_is_the_same_with_and_without_fusion(make: Make, options: dict[
     histories = []
     for fused in (False, True):
         env = make("tag_continuous-v0", 64, autoreset_mode="SAME_STEP", **TAG)
-        algorithm = PPO(fused=fused, rollout_steps=16, epochs=2, **options)
+        algorithm = PPO(fused=fused, fused_losses=fused, rollout_steps=16, epochs=2, **options)
         steps = 3 * env.num_envs * env.num_agents * algorithm.rollout_steps  # as written, recorded, and replayed
         history = train(env, algorithm, total_steps=steps, progress=False).history
         assert len(history) == 3

@@ -73,7 +73,7 @@ class Learner:
             self.optimizer = self.algorithm.optimizer(
                 policy, torch.tensor(rate, device=device) if device.type == "cuda" else rate
             )
-            fused = self.algorithm.fused and can_fuse_loss(policy)
+            fused = self.algorithm.fused_losses and can_fuse_loss(policy)
             self.loss = partial(self.algorithm.fused_loss if fused else self.algorithm.loss, policy)
             if self.algorithm.compile_loss:
                 self.loss = torch.compile(self.loss)
