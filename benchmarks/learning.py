@@ -61,7 +61,6 @@ KNOWN_RESULTS = {
     "simple_spread": KnownResult(-20.4, "IPPO of JaxMARL: −19.7 to −20.4"),
     "simple_tag": KnownResult(None, "random play against the same opponents"),
     "tag": KnownResult(None, "random play against the same opponents"),
-    "tag_crowd": KnownResult(None, "random play against the same opponents"),
 }
 
 
