@@ -187,7 +187,7 @@ def cross_play() -> str:
             continue
         groups = list(run["curve"])
         for entry in run["scores"]:
-            players = " against ".join(f"{entry['players'][group]} {group}s" for group in groups)
+            players = " against ".join(f"{entry['players'][group]} {group}" for group in groups)
             returns = "; ".join(f"{group} {Estimate(**entry['returns'][group])}" for group in groups)
             rows.append([f"`{run['recipe']}`", players, returns])
     return _table(["recipe", "who plays", "return of an episode"], rows)
