@@ -60,7 +60,7 @@ KNOWN_RESULTS = {
     "mountain_car_continuous": KnownResult(90.0, "Gymnasium's reward threshold"),
     "simple_spread": KnownResult(-20.4, "IPPO of JaxMARL: −19.7 to −20.4"),
     "simple_tag": KnownResult(None, "random play against the same opponents"),
-    "tag": KnownResult(None, "random play against the same opponents"),
+    "tag_continuous": KnownResult(None, "random play against the same opponents"),
 }
 
 
