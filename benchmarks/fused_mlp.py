@@ -1,6 +1,6 @@
 """How fast small networks are, forward and backward: one kernel against torch's layers, eager and compiled.
 
-python benchmarks/fused_mlp.py --json benchmarks/results/fused_mlp_h200.json
+python benchmarks/fused_mlp.py --json benchmarks/results/fused_mlp_gpu.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What bounds the step kernel of each workload, by the counters of Nsight Compute.
 
-    python benchmarks/profile_kernels.py --json benchmarks/results/profile_h200.json
+    python benchmarks/profile_kernels.py --json benchmarks/results/profile_gpu.json
     python benchmarks/profile_kernels.py --only "tag_continuous nearest*played"
 
 Each case plays on to its state as in simulation.py, then one step is profiled with the GPU's clocks left alone. It

@@ -1,7 +1,7 @@
 """How fast environments step, in agent-steps per second and as a fraction of what the card's memory allows.
 
-    python benchmarks/simulation.py --device cuda --json benchmarks/results/simulation_h200.json
-    python benchmarks/simulation.py --device cuda --sweep --json benchmarks/results/sweep_h200.json
+    python benchmarks/simulation.py --device cuda --json benchmarks/results/simulation_gpu.json
+    python benchmarks/simulation.py --device cuda --sweep --json benchmarks/results/sweep_gpu.json
     python benchmarks/simulation.py --device cpu
     python benchmarks/simulation.py --only "tag_gridworld*1000000x5"
 

@@ -1,6 +1,6 @@
 """The plot of a sweep: throughput against copies and against agents, with the limit of the memory.
 
-python benchmarks/sweep_plot.py benchmarks/results/sweep_h200.json benchmarks/results/sweep_h200.png
+python benchmarks/sweep_plot.py benchmarks/results/sweep_gpu.json benchmarks/results/sweep_gpu.png
 """
 
 from __future__ import annotations

@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("performance", "training", "learning")))
 OBSERVED = {"partial": "partial observation", "nearest": "10 nearest observed", "full": "everything observed"}
-# End to end on an NVIDIA H200, by the name of the workload in benchmarks/training.py, with as many copies. WarpDrive
-# crashes with 2,000 of the first and has 100.
+# End to end on an NVIDIA H200, by the name of the workload in benchmarks/training.py, with as many copies, but for the
+# first, with 2,000 of which WarpDrive crashes.
 PEERS_IN_TRAINING = {
-    "tag_continuous 10 + 100, A2C, 2 x 256": ("WarpDrive 2.7.1", 4.8e6),
+    "tag_continuous 10 + 100, A2C, 2 x 256": ("WarpDrive 2.7.1 with 100 copies", 4.8e6),
     "tag_gridworld 10 + 1, A2C, 2 x 32": ("WarpDrive 2.7.1", 29e6),
     "simple_spread, PPO 4 x 4, 2 x 64": ("JaxMARL 0.2", 71e6),
 }

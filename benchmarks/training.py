@@ -1,6 +1,6 @@
 """How fast training is, end to end, where an iteration's time goes, and how fast actions are drawn.
 
-python benchmarks/training.py --device cuda --json benchmarks/results/training_h200.json
+python benchmarks/training.py --device cuda --json benchmarks/results/training_gpu.json
 python benchmarks/training.py --device cpu
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -119,10 +120,11 @@ def test_training_is_the_same_with_and_without_fusion(make: Make, options: dict[
     for fused in (False, True):
         env = make("tag_continuous-v0", 64, autoreset_mode="SAME_STEP", **TAG)
         algorithm = PPO(fused=fused, fused_losses=fused, rollout_steps=16, epochs=2, **options)
-        steps = 3 * env.num_envs * env.num_agents * algorithm.rollout_steps  # as written, recorded, and replayed
+        steps = 3 * env.num_envs * env.num_agents * algorithm.rollout_steps  # as written, recorded, replayed
         history = train(env, algorithm, total_steps=steps, progress=False).history
         assert len(history) == 3
-        histories.append(history[0])
+        assert all(math.isfinite(row[f"{group}/value_loss"]) for row in history for group in ("tagger", "runner"))
+        histories.append(history[0])  # later ones differ by more: rounding changes which actions are drawn
     tolerance = 2e-2 if "bfloat16" in options else 1e-3
     for key in ("policy_loss", "value_loss", "entropy", "gradient_norm"):
         for group in ("tagger", "runner"):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpu_marl_envs import make_batched
 from gpu_marl_envs.errors import UsageError
-from gpu_marl_envs.training import A2C, PPO, Algorithm, Interface, PolicySpec, Session, resume, train
+from gpu_marl_envs.training import A2C, PPO, Algorithm, Checkpoint, Interface, PolicySpec, Session, resume, train
 from gpu_marl_envs.training.networks import MLPNetwork
 
 pytestmark = pytest.mark.gpu
@@ -78,6 +78,22 @@ def test_a_resumed_run_goes_on_to_the_same_bits(algorithm: Algorithm, tmp_path: 
 
     run(algorithm, folder=tmp_path, after_iteration=stop_after_two)
     assert_same(weights(resume(tmp_path, progress=False).policies), run(algorithm))
+
+
+@pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu")])
+@pytest.mark.parametrize("algorithm", ALGORITHMS[:3])
+def test_a_run_goes_on_on_another_device(algorithm: Algorithm, first: str, then: str, tmp_path: Path) -> None:
+    """With an update as written, one that is recorded and one that is replayed."""
+
+    def stop_after_two(session: Session) -> None:
+        session.interrupted = session.iteration == 2
+
+    run(algorithm, first, folder=tmp_path, after_iteration=stop_after_two)
+    before = Checkpoint.load(tmp_path).iteration
+    result = resume(tmp_path, device=then, progress=False)
+    assert before == 2 and not result.interrupted
+    assert Checkpoint.load(tmp_path).iteration == ITERATIONS
+    assert all(weight.isfinite().all() for weight in weights(result.policies).values())
 
 
 @pytest.mark.parametrize("env_id", ["tag_continuous-v0", "pendulum-v1"])

@@ -41,7 +41,7 @@ class Functions(abc.ABC):
 
         Args:
             arguments: one of ``structs``; the tensors that it points to must be on this device.
-            size: number of indexes, rows or copies, at least 1.
+            size: number of indexes, rows or lanes, at least 1.
             row_floats: numbers in a row that is worked on in fast memory.
         """
 

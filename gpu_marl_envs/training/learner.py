@@ -90,8 +90,9 @@ class Learner:
                 parameters["lr"] = rate
 
     def learn(self, rollout: Rollout, random: RandomStream) -> dict[str, Tensor]:
-        """Improves the policy by what its agents did; returns scalars to report, none if no agent was in the game.
+        """Improves the policy by what its agents did; returns scalars to report.
 
+        On a CPU there are none if no agent was in the game; a GPU cannot ask without a wait, and learns from no step.
         A CUDA graph can hold it, unless the algorithm waits for the device.
         """
         algorithm = self.algorithm
@@ -106,10 +107,12 @@ class Learner:
 
     def restore_optimizer(self, saved: dict[str, Any]) -> None:
         """Takes over the state of an optimizer, but not its options, which are this device's."""
-        options = [{key: value for key, value in g.items() if key != "params"} for g in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(saved)
-        for parameters, own in zip(self.optimizer.param_groups, options, strict=True):
-            parameters.update(own)
+        groups = [
+            {**theirs, **own, "params": theirs["params"]}
+            for theirs, own in zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
+        ]
+        # Where the state belongs is decided by the options that come with it.
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
 
 
 def resolve_policies(

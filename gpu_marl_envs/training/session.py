@@ -123,6 +123,7 @@ class Session:
     def run(self) -> None:
         """Trains to the end of the run."""
         while self.running:
+            self.random.advance()  # what was drawn between iterations is not drawn again by a graph
             self._collect()
             for name in self._learn:
                 self.learners[name].schedule(self.fraction)
