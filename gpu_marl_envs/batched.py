@@ -287,7 +287,10 @@ class BatchedEnv:
 
     @property
     def stream(self) -> torch.cuda.Stream:
-        """On a GPU, the stream on which launches cost least; make it current for rollouts and graph captures."""
+        """On a GPU, this thread's stream on which launches cost least; make it current for rollouts and graph captures.
+
+        As with all of torch's streams, wait where you change between it and another: ``env.stream.wait_stream(other)``.
+        """
         stream: torch.cuda.Stream | None = getattr(self._backend, "stream", None)
         if stream is None:
             raise UsageError(f"An environment on {self.device} has no CUDA stream.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import warnings
 from typing import Any
 
@@ -57,6 +58,45 @@ def test_work_runs_on_the_callers_stream() -> None:
     assert same(result, plain.step(sample_actions(plain, torch.Generator().manual_seed(1))))
     env.close()
     plain.close()
+
+
+@pytest.mark.parametrize("stream", ["the default stream", "env.stream", "a stream of torch's"])
+def test_a_thread_may_step_while_another_one_captures_a_graph(stream: str) -> None:
+    captured, stepped, plain = (
+        gpu_marl_envs.make_batched(CHASE[0], num_envs=64, device="cuda", seed=1, **CHASE[1]) for _ in range(3)
+    )
+    for env in (captured, stepped, plain):
+        env.reset()
+    results: list[Any] = []
+
+    def work() -> None:
+        streams = {
+            "the default stream": torch.cuda.default_stream,
+            "env.stream": lambda: stepped.stream,
+            "a stream of torch's": torch.cuda.Stream,
+        }
+        with torch.cuda.stream(streams[stream]()):
+            results.extend(play(stepped, 10))
+            torch.cuda.current_stream().synchronize()
+
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=captured.stream, capture_error_mode="thread_local"):
+        captured.step(captured.actions)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        captured.step(captured.actions)
+    expected = play(plain, 10)
+    assert same(expected, results)
+    plain.reset(seed=1)
+    for _ in range(2):
+        graph.replay()
+        for _ in range(2):
+            plain.step(plain.actions)
+        assert same(captured.observe(), plain.observe())
+    for env in (captured, stepped, plain):
+        env.close()
 
 
 def test_a_step_does_not_wait_for_the_device() -> None:

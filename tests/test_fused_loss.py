@@ -18,7 +18,7 @@ from gpu_marl_envs.training import A2C, PPO, ActorCritic, fused_loss
 
 def test_kernels_give_what_formulas_give_without_a_gpu() -> None:
     """In a process of its own: Triton reads once whether it interprets."""
-    pytest.importorskip("triton", "3.7")
+    pytest.importorskip("triton", "3.6")
     script = Path(__file__).with_name("interpret_loss.py")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from gymnasium.vector import AutoresetMode
 from gpu_marl_envs import registry
 from gpu_marl_envs.backends import cuda
 from gpu_marl_envs.backends import layout as layouts
+from gpu_marl_envs.backends.functions import functions_for
 from gpu_marl_envs.backends.source import translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError
 from gpu_marl_envs.sources import sources_folder
@@ -71,6 +73,22 @@ def test_kernels_compile(declaration: type[Environment], architecture: str) -> N
 @pytest.mark.parametrize("architecture", SHARED_LIMITS)
 def test_kernels_of_training_compile(architecture: str) -> None:
     assert cuda.compile_functions(sources_folder() / "training", architecture).read_bytes()[:4] == b"\x7fELF"
+
+
+@needs_nvcc
+def test_python_knows_how_cuda_lays_out_the_arguments_of_training(tmp_path: Path) -> None:
+    checks = [
+        f'static_assert({measured} == {expected}, "");'
+        for name, struct in functions_for("training", torch.device("cpu")).structs.items()
+        for measured, expected in [(f"sizeof({name})", ctypes.sizeof(struct))]
+        + [(f"offsetof({name}, {field})", getattr(struct, field).offset) for field, _ in struct._fields_]
+    ]
+    source = tmp_path / "checks.cu"
+    source.write_text("\n".join(['#include "training/functions_cuda.cuh"', *checks]))
+    command = [cuda._nvcc(), *cuda._FLAGS, "-arch=sm_90", f"-I{sources_folder()}", str(source)]
+    done = subprocess.run([*command, "-o", str(tmp_path / "checks.cubin")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(checks) > 50
 
 
 @needs_nvcc

@@ -9,6 +9,7 @@ import importlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ _FLAGS = ["-cubin", "-std=c++17", "-O3", "-fmad=false", "-lineinfo", "--expt-rel
 _STRICT = ["--Werror", "all-warnings"]
 _THREADS = 128  # of a block of functions
 _SHARED_BYTES = 48 * 1024  # that it takes at most, if 32 rows fit
+_NON_BLOCKING = 1  # of CUstream_flags
 
 
 class CudaBackend(Backend):
@@ -61,6 +63,7 @@ class CudaBackend(Backend):
 
     def bind(self, arguments: np.ndarray[Any, Any]) -> None:
         self._arguments = arguments
+        torch.cuda.current_stream(self.device).synchronize()  # whatever stream steps next finds the tensors filled
 
     def launch(self, operation: str) -> None:
         launcher, arguments = self._launchers[operation], self._arguments.tobytes()
@@ -96,7 +99,7 @@ class CudaBackend(Backend):
 
     @property
     def stream(self) -> torch.cuda.Stream:
-        """A stream on which launches cost least; make it current for a rollout or a graph capture."""
+        """This thread's stream on which launches cost least; make it current for a rollout or a graph capture."""
         return self._gpu.stream
 
 
@@ -227,7 +230,6 @@ class _Gpu:
         device: for torch.
         architecture: for nvcc.
         shared_limit: bytes of shared memory that a block may use.
-        stream: a stream on which launches cost least; make it current for a rollout or a graph capture.
     """
 
     def __init__(self, index: int) -> None:
@@ -244,12 +246,28 @@ class _Gpu:
         )
         torch.zeros(1, device=self.device)  # torch creates its context now
         self._context = driver.Device(index).retain_primary_context()
-        with self.current():
-            self._own = driver.Stream()
-        self.stream = torch.cuda.ExternalStream(self._own.handle, device=self.device)
+        self._streams: dict[int, tuple[Any, torch.cuda.Stream]] = {}
         self._modules: dict[Path, Any] = {}
         self._overlapping: dict[Path, OverlappingKernels] = {}
         atexit.register(self._release)
+
+    @property
+    def stream(self) -> torch.cuda.Stream:
+        """This thread's stream of PyCUDA's."""
+        return self._own()[1]
+
+    def _own(self) -> tuple[Any, torch.cuda.Stream]:
+        """This thread's stream, as PyCUDA and torch know it.
+
+        With one for all threads, what one of them launches would become part of a graph that another one captures. Nor
+        do streams wait for the default stream, as torch's own do not: a launch there would break off the capture.
+        """
+        thread = threading.get_ident()
+        if thread not in self._streams:
+            with self.current():
+                own = _driver().Stream(_NON_BLOCKING)
+            self._streams[thread] = own, torch.cuda.ExternalStream(own.handle, device=self.device)
+        return self._streams[thread]
 
     def module(self, binary: Path) -> Any:
         """Compiled kernels, in a context that is current.
@@ -271,7 +289,7 @@ class _Gpu:
         """Frees what PyCUDA could no longer free once Python has ended."""
         with self.current():
             self._modules.clear()
-            del self._own
+            self._streams.clear()
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -285,15 +303,16 @@ class _Gpu:
     def enqueue(self, launch: Callable[[Any], None]) -> None:
         """Has a stream of PyCUDA's launched on, in order with the work on torch's current stream."""
         current = torch.cuda.current_stream(self.device)
+        own, stream = self._own()
         with self.current():
             if current.cuda_stream == 0:  # the legacy default stream, which PyCUDA knows as None
                 launch(None)
-            elif current.cuda_stream == self.stream.cuda_stream:
-                launch(self._own)
+            elif current.cuda_stream == stream.cuda_stream:
+                launch(own)
             else:  # PyCUDA launches on streams of its own only: go there and back, which a graph capture follows
-                self.stream.wait_stream(current)
-                launch(self._own)
-                current.wait_stream(self.stream)
+                stream.wait_stream(current)
+                launch(own)
+                current.wait_stream(stream)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 import torch
 
@@ -50,9 +51,8 @@ def measured_num_envs(
     num_envs = FIRST[device.type]
     while True:
         try:
-            env = make(num_envs)
-            rate, seconds, memory = _measure(env, algorithm, policies)
-            env.close()
+            with closing(make(num_envs)) as env:
+                rate, seconds, memory = _measure(env, algorithm, policies)
         except (OutOfMemoryError, torch.OutOfMemoryError):
             if not rates:
                 raise
