@@ -7,7 +7,7 @@ A recipe is a file for ``gpu-marl train --config``. Each is trained once for eac
 policies play every mix of the two, drawing their actions, over thousands of whole episodes of other starts. A run
 counts if its return is as high as is known, or, in a game with opponents, if each side does better against its trained
 opponents than a random one in its place; both with a confidence of 95 %. The command exits with an error if one does
-not.
+not. A file of results keeps the runs that it holds already, but for those that are run again.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ KNOWN_RESULTS = {
     "simple_spread": KnownResult(-20.4, "IPPO of JaxMARL: −19.7 to −20.4"),
     "simple_tag": KnownResult(None, "random play against the same opponents"),
     "tag_continuous": KnownResult(None, "random play against the same opponents"),
+    "tag_continuous_crowd": KnownResult(None, "random play against the same opponents"),
 }
 
 
@@ -108,6 +109,7 @@ def learn(name: str, device: str | None = None, seed: int = 0, episodes: int = E
         "episodes": episodes,
         "scores": list(_mixes(scores)),
         "curve": {group: _thinned(result.history, f"{group}/episode_return") for group in scores.groups},
+        "provenance": provenance(),
     }
     env.close()
     referee.close()
@@ -195,6 +197,11 @@ def plot(rows: list[Row], file: Path) -> Path:
 # ---- the command ----
 
 
+def _place(row: Row) -> tuple[int, int]:
+    """Where a run stands among others."""
+    return list(KNOWN_RESULTS).index(row["recipe"]), row["seed"]
+
+
 def _one_thread() -> None:
     """A second thread gains little for networks this small, and loses much where another run wants the core."""
     torch.set_num_threads(1)
@@ -216,6 +223,10 @@ def main() -> int:
         if name not in KNOWN_RESULTS:
             parser.error(f"there is no recipe {name!r}, only {', '.join(KNOWN_RESULTS)}.")
 
+    written: dict[str, Any] = {}
+    if arguments.json and arguments.json.exists():
+        written = json.loads(arguments.json.read_text())
+    runs = {(row["recipe"], row["seed"]): row for row in written.get("results", [])}
     rows: list[Row] = []
     # Each run has a process of its own, since they are many small steps of one thread.
     context = multiprocessing.get_context("spawn")
@@ -224,15 +235,17 @@ def main() -> int:
         by_length = sorted(names, key=lambda name: recipe(name).total_steps, reverse=True)
         wanted = [(name, arguments.device, seed, arguments.episodes) for name in by_length for seed in arguments.seeds]
         for job in as_completed([pool.submit(learn, *run) for run in wanted]):
-            rows.append(job.result())
-            print(table(rows[-1:]), flush=True)
-            rows.sort(key=lambda row: (list(KNOWN_RESULTS).index(row["recipe"]), row["seed"]))
+            row = job.result()
+            rows.append(row)
+            runs[row["recipe"], row["seed"]] = row
+            print(table([row]), flush=True)
+            ordered = sorted(runs.values(), key=_place)
             # After every run, so that an interrupted command leaves what it has.
             if arguments.json:
-                arguments.json.write_text(json.dumps({"provenance": provenance(), "results": rows}, indent=1) + "\n")
+                arguments.json.write_text(json.dumps(written | {"results": ordered}, indent=1) + "\n")
             if arguments.plot:
-                plot(rows, arguments.plot)
-    print(f"\n{table(rows)}")
+                plot(ordered, arguments.plot)
+    print(f"\n{table(sorted(rows, key=_place))}")
     missed = [row["recipe"] for row in rows if not row["reached"]]
     if missed:
         print(f"Not reached: {', '.join(missed)}.", file=sys.stderr)

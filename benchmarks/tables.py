@@ -276,7 +276,8 @@ def _card(name: str) -> str:
 
 def _note(name: str) -> str:
     """What the file of results says about itself, as a paragraph."""
-    note = _file(name).get("provenance", {}).get("note")
+    file = _file(name)
+    note = file.get("note") or file.get("provenance", {}).get("note")
     return f"\n\n{note}" if note else ""
 
 

@@ -61,15 +61,18 @@ def test_a_cuda_graph_holds_the_kernels_and_gives_the_same_bits(algorithm: PPO |
         loss, terms = algorithm.fused_loss(policy, samples, *coefficients)
         return [loss, *terms.values(), *torch.autograd.grad(loss, [*policy.parameters()])]
 
-    results()  # compiles, which a capture must not
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = results()
-    samples.advantage.normal_()
-    for coefficient in coefficients:
-        coefficient.mul_(2)
-    graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(captured, results(), strict=True))
+    with torch.cuda.stream(stream):  # all of it on one, as gradients go where parameters were used first
+        results()  # compiles, which a capture must not
+        with torch.cuda.graph(graph, stream=stream):
+            captured = results()
+        samples.advantage.normal_()
+        for coefficient in coefficients:
+            coefficient.mul_(2)
+        graph.replay()
+        assert all(torch.equal(a, b) for a, b in zip(captured, results(), strict=True))
 
 
 def test_losses_that_no_kernel_knows_stay_torchs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from gpu_marl_envs.training import algorithms
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "examples" / "recipes").glob("*.yaml"))
-TOO_LONG = {"simple_spread"}  # for a test: thirty million steps in small batches
+TOO_LONG = {"simple_spread", "tag_continuous_crowd"}  # for a test: small batches, and four hundred million steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,7 +39,7 @@ def test_every_recipe_has_a_known_result(learning: ModuleType) -> None:
     assert list(RECIPES) == sorted(learning.KNOWN_RESULTS)
     for name in RECIPES:
         config = learning.recipe(name)
-        assert config.environment.rpartition("-")[0] == name
+        assert name.startswith(config.environment.rpartition("-")[0])
         algorithms()[config.algorithm].read(config.settings[config.algorithm])
 
 

@@ -484,6 +484,7 @@ def test_a_network_without_a_name_is_trained_but_not_written(make: Make, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch's own, in some versions
 def test_a_policy_is_a_plain_module(make: Make, tmp_path: Path) -> None:
     """It can be exported, written and loaded by torch alone."""
     env = make("tag_gridworld-v0", 4, autoreset_mode="SAME_STEP", device="cpu")

@@ -68,9 +68,7 @@ class Algorithm(Parametrised, ABC):
     orthogonal: bool = hyperparameter(True, "start with orthogonal weights, rather than torch's default")
     central_critic: bool = hyperparameter(False, "let the critic see the environment's state (MAPPO)")
     fused: bool = hyperparameter(True, "compute all layers of a network in one GPU kernel where there is one")
-    fused_losses: bool = hyperparameter(
-        False, "compute the loss and its gradients in one GPU kernel where there is one"
-    )
+    fused_losses: bool = hyperparameter(True, "compute the loss and its gradients in one GPU kernel where there is one")
     bfloat16: bool = hyperparameter(False, "compute networks in bfloat16 where that is safe")
     tf32: bool = hyperparameter(False, "let a GPU round factors of float32 products to TF32, in all of the run")
     compile_loss: bool = hyperparameter(False, "compile the loss with torch.compile")

@@ -31,8 +31,7 @@ class Launch(NamedTuple):
 
 
 LAUNCHES = (
-    Launch(most=8, programs=8, tile=64, lanes=8),
-    Launch(most=64, programs=8, tile=32, lanes=8),
+    Launch(most=8, programs=8, tile=128, lanes=1),
     Launch(most=128, programs=8, tile=16, lanes=8),
 )
 FINISH_TILE, SCALE_TILE, SCALE_PROGRAMS = 1024, 1024, 8

@@ -53,7 +53,8 @@ class Case:
         )
         for got, wanted in pairs:
             assert got.shape == wanted.shape and got.dtype is torch.float32
-            assert (got.double() - wanted).norm() <= tolerance * wanted.norm()
+            error, size = float((got.double() - wanted).norm()), float(wanted.norm())
+            assert error <= tolerance * size
 
 
 def _gradients(outputs, modules, output_gradients) -> tuple[Tensor, ...]:
