@@ -16,7 +16,7 @@ from gpu_marl_envs.training import algorithms
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "examples" / "recipes").glob("*.yaml"))
-TOO_LONG = {"simple_spread", "tag_continuous_crowd"}  # for a test: small batches, and four hundred million steps
+TOO_LONG = {"simple_spread", "tag_continuous_crowd"}  # for a test: small batches, and two hundred million steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
