@@ -79,7 +79,7 @@ def main() -> int:
     cases = matching(GPU_CASES, arguments.only)
     if not cases:
         sys.exit(f"No case matches {arguments.only!r}; simulation.py prints the names.")
-    compile_ahead([(case.env_id, case.options) for case in cases], "cuda")
+    compile_ahead([(case.env_id, case.num_envs, case.options) for case in cases], "cuda")
     rows = []
     for case in cases:
         rows.append(

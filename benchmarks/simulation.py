@@ -58,7 +58,7 @@ def main() -> int:
     bandwidth = copy_bandwidth(arguments.device) if kind == "cuda" else None
     found = provenance() | ({} if bandwidth is None else {"copy_bandwidth": bandwidth})
     start = time.perf_counter()
-    compile_ahead([(case.env_id, case.options) for case in cases], arguments.device)
+    compile_ahead([(case.env_id, case.num_envs, case.options) for case in cases], arguments.device)
     print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
     rows = []
     for case in cases:

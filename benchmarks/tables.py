@@ -217,15 +217,14 @@ def training() -> str:
 
 def agreement() -> str:
     """How many steps of both devices were compared."""
-    totals: dict[str, int] = {}
-    agents: list[int] = []
-    for row in _results("agreement_gpu"):
-        name = row["env_id"].rpartition("-")[0]
-        totals[name] = totals.get(name, 0) + row["environment_steps"]
-        agents.append(row["num_agents"])
-    compared = " and ".join(f"{steps:,} environment steps of {name}" for name, steps in totals.items())
-    without = f"with {min(agents)} to {max(agents):,} agents and resets included, without a difference."
-    return f"{compared},\n{without}{_card('agreement_gpu')}"
+    rows = _results("agreement_gpu")
+    steps, resets = (sum(row[key] for row in rows) for key in ("environment_steps", "resets"))
+    names = {row["env_id"] for row in rows}
+    agents = [row["num_agents"] for row in rows]
+    return (
+        f"{steps:,} environment steps of {len(names)} environments, with {min(agents)} to {max(agents):,} agents and\n"
+        f"{resets:,} resets, without a difference.{_card('agreement_gpu')}"
+    )
 
 
 _ALL = (

@@ -20,6 +20,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from gpu_marl_envs.backends.layout import MANY_COPIES
 from gpu_marl_envs.backends.source import persistent_fields
 from gpu_marl_envs.batched import BatchedEnv, make_batched
 from gpu_marl_envs.benchmark_checks import check_against_cpu, check_steps
@@ -193,26 +194,27 @@ def measure(
     return result
 
 
-def compile_ahead(wanted: Iterable[tuple[str, Mapping[str, Any]]], device: str | torch.device) -> None:
+def compile_ahead(wanted: Iterable[tuple[str, int, Mapping[str, Any]]], device: str | torch.device) -> None:
     """Compiles environments for a device and for the CPU that checks it, several at once, into the cache.
 
     What does not compile raises where it is used.
 
     Args:
-        wanted: environments, with parameters and options as of :func:`gpu_marl_envs.make_batched`.
+        wanted: environments, numbers of copies, and parameters and options, all as of
+            :func:`gpu_marl_envs.make_batched`.
         device: where they are going to be timed.
     """
-    distinct = {repr((env_id, sorted(params.items()))): (env_id, params) for env_id, params in wanted}
-    devices = dict.fromkeys((str(device), "cpu"))
+    distinct: dict[str, tuple[str, int, str, Mapping[str, Any]]] = {}
+    for env_id, num_envs, params in wanted:
+        # Kernels of a GPU are made for few copies or many, the CPU's for any number.
+        for where, copies in ((str(device), min(num_envs, MANY_COPIES)), ("cpu", 1)):
+            distinct[repr((env_id, where, copies, sorted(params.items())))] = env_id, copies, where, params
 
-    def compile_one(env_id: str, params: Mapping[str, Any], where: str) -> None:
-        make_batched(env_id, 1, where, **params).close()
+    def compile_one(env_id: str, copies: int, where: str, params: Mapping[str, Any]) -> None:
+        make_batched(env_id, copies, where, **params).close()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [
-            pool.submit(compile_one, env_id, params, where) for where in devices for env_id, params in distinct.values()
-        ]
-        for job in jobs:
+        for job in [pool.submit(compile_one, *one) for one in distinct.values()]:
             error = job.exception()
             if error is not None and not isinstance(error, GpuMarlError):
                 raise error

@@ -155,12 +155,13 @@ def test_each_kernel_is_compiled_once_beforehand(monkeypatch: pytest.MonkeyPatch
         return Closed()
 
     monkeypatch.setattr(benchmarking, "make_batched", make)
-    wanted = [("a-v0", {"num_taggers": n}) for n in (1, 2, 1)]
+    wanted = [("a-v0", copies, {"num_taggers": n}) for n, copies in ((1, 7), (2, 10**6), (1, 7), (2, 10**5))]
     benchmarking.compile_ahead(wanted, "cuda")
-    expected = [("a-v0", 1, device, {"num_taggers": n}) for device in ("cuda", "cpu") for n in (1, 2)]
+    expected = [("a-v0", 1, "cpu", {"num_taggers": n}) for n in (1, 2)]
+    expected += [("a-v0", 7, "cuda", {"num_taggers": 1}), ("a-v0", 16_384, "cuda", {"num_taggers": 2})]
     assert sorted(made, key=repr) == sorted(expected, key=repr)
     with pytest.raises(RuntimeError, match="not an error of the user's"):
-        benchmarking.compile_ahead([("a-v0", {"num_taggers": 3})], "cpu")
+        benchmarking.compile_ahead([("a-v0", 1, {"num_taggers": 3})], "cpu")
 
 
 # ---- the table and the sweep ----
