@@ -24,7 +24,7 @@ from gpu_marl_envs.benchmarking import provenance
 from gpu_marl_envs.testing import check_devices_agree
 from gpu_marl_envs.training import A2C, PPO, Algorithm, RandomStream, Session, train
 from gpu_marl_envs.training.gae import generalized_advantages
-from gpu_marl_envs.training.learner import make_learners, policies_by_group, resolve_policies
+from gpu_marl_envs.training.policy_mapping import make_learners, policies_by_group, resolve_policies
 from gpu_marl_envs.training.recording import Recorded
 from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for
 from gpu_marl_envs.training.sampling import sample_categorical

@@ -21,7 +21,7 @@ from gpu_marl_envs.errors import DeclarationError, ParameterError
 from gpu_marl_envs.spec import Group
 from gpu_marl_envs.testing import sample_actions
 from gpu_marl_envs.training import PPO, PolicySpec, Session, train
-from gpu_marl_envs.training.learner import resolve_policies
+from gpu_marl_envs.training.policy_mapping import resolve_policies
 
 # Few copies of few agents are packed, many are played by a lane each, and many agents take a block.
 MAPPINGS = [

@@ -35,7 +35,7 @@ from gpu_marl_envs.training import (
     samples,
     train,
 )
-from gpu_marl_envs.training.learner import make_learners, policies_by_group, resolve_policies
+from gpu_marl_envs.training.policy_mapping import make_learners, policies_by_group, resolve_policies
 from gpu_marl_envs.training.rollout import Rollout, global_state
 from gpu_marl_envs.training.samples import gather_samples, normalized
 

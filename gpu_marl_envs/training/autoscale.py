@@ -12,7 +12,8 @@ import torch
 from gpu_marl_envs.batched import BatchedEnv
 from gpu_marl_envs.errors import OutOfMemoryError
 from gpu_marl_envs.training.algorithm import Algorithm
-from gpu_marl_envs.training.learner import PolicySpec, resolve_policies, rollout_steps
+from gpu_marl_envs.training.learner import PolicySpec
+from gpu_marl_envs.training.policy_mapping import resolve_policies, rollout_steps
 from gpu_marl_envs.training.session import Session, train
 
 FIRST = {"cpu": 16, "cuda": 256}  # copies to begin with, by type of device

@@ -22,16 +22,10 @@ from gpu_marl_envs.errors import OutOfMemoryError, ParameterError
 from gpu_marl_envs.training.algorithm import Algorithm, TrainingError
 from gpu_marl_envs.training.checkpoints import CHECKPOINT_NAME, Checkpoint, learner_state
 from gpu_marl_envs.training.config import CONFIG_NAME, resolved, write_config
-from gpu_marl_envs.training.learner import (
-    Learner,
-    PolicySpec,
-    make_learners,
-    policies_by_group,
-    resolve_policies,
-    rollout_steps,
-)
+from gpu_marl_envs.training.learner import Learner, PolicySpec
 from gpu_marl_envs.training.metrics import WANDB_ID_NAME, Metrics, Readback
 from gpu_marl_envs.training.policies import ActorCritic
+from gpu_marl_envs.training.policy_mapping import make_learners, policies_by_group, resolve_policies, rollout_steps
 from gpu_marl_envs.training.randomness import RandomStream
 from gpu_marl_envs.training.recording import Recorded, Result
 from gpu_marl_envs.training.rollout import Rollout, autoreset_mode_for, check_autoreset_mode
