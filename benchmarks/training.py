@@ -64,7 +64,6 @@ GPU_CASES = [
             shared_trunk=True,
             optimizer_name="adam",
             bfloat16=True,
-            compile_loss=True,
         ),
         CROWD,
     ),

@@ -33,6 +33,7 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
         ("MANY_COPIES", 0),
         ("MOST_PACKED_AGENTS", 0),
         ("LONGEST_COLLECTED_ROW", 0),
+        ("LONGEST_OWN_ROW", 0),
         ("TARGET_SHARED_BYTES", 1),
         ("MOST_WARPS", 1),
     ],
@@ -52,6 +53,16 @@ def test_a_lane_for_a_whole_copy_agrees_with_the_cpu(
 ) -> None:
     monkeypatch.setattr(layout, "MANY_COPIES", 0)
     check_devices_agree("probe-v0", num_envs=101, steps=60, num_many=num_many, autoreset_mode=autoreset_mode)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("autoreset_mode", ["NEXT_STEP", "SAME_STEP", "DISABLED"])
+@pytest.mark.parametrize("env_id", ["cartpole-v1", "simple_push-v3", "simple_tag-v3"])
+def test_lanes_that_load_their_own_copies_agree_with_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, env_id: str, autoreset_mode: str
+) -> None:
+    monkeypatch.setattr(layout, "MANY_COPIES", 0)
+    check_devices_agree(env_id, num_envs=101, steps=60, autoreset_mode=autoreset_mode)
 
 
 @pytest.mark.gpu

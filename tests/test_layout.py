@@ -90,3 +90,17 @@ def test_few_large_copies_have_more_warps_in_each_block() -> None:
     few, many = (cuda_layout(environment, SHARED_LIMITS[-1], copies) for copies in (16, 100))
     assert (few.blocks, few.resident_blocks) == (8, 1) and (many.blocks, many.resident_blocks) == (8, 2)
     assert few.warps == 2 * many.warps
+
+
+@pytest.mark.parametrize(
+    ("env_id", "own"), [("simple_tag-v3", True), ("cartpole-v1", True), ("simple_spread-v3", False)]
+)
+def test_lanes_load_arrays_that_make_whole_lines(env_id: str, own: bool) -> None:
+    assert cuda_layout(registry.get(env_id).make(), SHARED_LIMITS[-1]).own_arrays == own
+
+
+def test_few_copies_write_observations_where_they_belong() -> None:
+    environment = registry.get("tag_continuous-v0").make(num_taggers=2, num_runners=8)
+    many, few = (cuda_layout(environment, SHARED_LIMITS[-1], num_envs) for num_envs in (1_000_000, 2_000))
+    assert many.stage_floats > 0 and many.row_lanes == 1
+    assert few.stage_floats == 0 and few.row_lanes == few.lanes == 10

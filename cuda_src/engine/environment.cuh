@@ -6,10 +6,10 @@
 //   void observe()   calls each_observation to write what the agents see;
 // and, where a group masks actions,
 //   bool allowed(int i, int component, int choice)   says what agent i may choose next.
-// Their calls of each, any, count, sum, argmin and each_observation are barriers for many copies at once: every copy
-// must come to the same calls in the same order, so conditions go inside a loop, not around it. Declared (generated
-// from the Python declaration) brings the parameters, the groups as ranges of agents, and the state fields as arrays
-// over the agents of this copy.
+// Their calls of each, each_chosen, any, count, sum, argmin and each_observation are barriers for many copies at once:
+// every copy must come to the same calls in the same order, so conditions go inside a loop, not around it. Declared
+// (generated from the Python declaration) brings the parameters, the groups as ranges of agents, and the state fields
+// as arrays over the agents of this copy.
 #pragma once
 
 #include "math.cuh"
@@ -125,12 +125,13 @@ class Environment : public Declared, public Math, public Searcher {
   bool alive_changed_ = false;                 // whether an agent of this lane left or came back in this launch
   bool reseeding_ = false;                     // whether this launch gives the copy a new random key
   Observation* observation_base_[num_groups];  // of each group's first agent in this copy
-  std::int64_t key_;                           // of the random numbers, where the record is loaded
+  bool record_loaded_ = false;                 // whether what random numbers need of the record is in registers
+  std::int64_t key_ = 0;                       // of the random numbers, if so
 
-  METHOD std::int64_t key() const { return Geometry::loads_record ? key_ : arguments_->record[copy_].key; }
+  METHOD std::int64_t key() const { return record_loaded_ ? key_ : arguments_->record[copy_].key; }
   METHOD int episode() const {
     if (reseeding_) return new_episodes_ - 1;
-    return (Geometry::loads_record ? episode_ : arguments_->record[copy_].episode) + new_episodes_;
+    return (record_loaded_ ? episode_ : arguments_->record[copy_].episode) + new_episodes_;
   }
   METHOD std::uint64_t seed() const { return static_cast<std::uint64_t>(arguments_->seed[copy_]); }
   METHOD bool is_over() {
@@ -165,10 +166,13 @@ class Environment : public Declared, public Math, public Searcher {
       group_return_[g] = arguments_->group_return[copy_ * num_groups + g];
       group_steps_[g] = agents_leave ? arguments_->group_steps[copy_ * num_groups + g] : 0;
     }
-    if constexpr (Geometry::loads_record) {
-      key_ = arguments_->record[copy_].key;
-      episode_ = arguments_->record[copy_].episode;
-    }
+    if constexpr (Geometry::loads_record) load_record();
+  }
+
+  METHOD void load_record() {
+    key_ = arguments_->record[copy_].key;
+    episode_ = arguments_->record[copy_].episode;
+    record_loaded_ = true;
   }
 
   METHOD void store_counters() const {
@@ -239,7 +243,7 @@ class Environment : public Declared, public Math, public Searcher {
 
   float group_return_[num_groups];
   int group_steps_[num_groups];
-  int episode_;
+  int episode_ = 0;  // number of this episode, if the record is loaded
 
   template <class Prepared>
   METHOD auto found_by(int i, const Prepared& prepared) const {

@@ -14,7 +14,7 @@
 class DeviceCopy : public Episode<Rules> {
   static constexpr bool sequential = Geometry::lanes == 1;
   static constexpr int copies = Geometry::copies;
-  static constexpr bool collected = Geometry::row_lanes == 1;  // observations, in shared memory until the launch ends
+  static constexpr bool collected = Geometry::stage_floats > 0;  // observations, in shared memory until the launch ends
 
  public:
   // Sizes of what a lane that plays a whole copy keeps in registers.
@@ -33,8 +33,7 @@ class DeviceCopy : public Episode<Rules> {
     copy_of_warp_ = sequential ? lane_of_warp_ : team_;
     copy_ = present_ ? first_copy_ + copy_of_warp_ : 0;
     whole_lines_ = copies_ == copies && arguments.aligned;
-    if (!sequential) shared = worked_out_once(shared);
-    unit_ = shared + warp * (Geometry::unit_bytes + sizeof(float) * Geometry::stage_floats);
+    unit_ = worked_out_once(shared + warp * (Geometry::unit_bytes + sizeof(float) * Geometry::stage_floats));
     stage_ = reinterpret_cast<Observation*>(unit_ + Geometry::unit_bytes);
     Declared::bind(arguments);
     visit_state(arguments, [&](auto*& array, auto* global, int offset, int per_copy, bool) {
@@ -54,39 +53,46 @@ class DeviceCopy : public Episode<Rules> {
     only_if(true);
   }
 
+  // All loads are to be under way before the first is waited for. So actions, whose type is only known here, come where
+  // their branches keep the assembler from moving what precedes them behind the wait.
   METHOD void load(bool with_actions) {
-    visit_state(*arguments_, [&](auto*&, auto* global, int offset, int per_copy, bool persists) {
-      if (persists) fetch(reinterpret_cast<decltype(global)>(unit_ + offset), of_warp(global, per_copy), per_copy);
-    });
-    if (with_actions) load_actions();
-    __pipeline_commit();
+    if constexpr (!Geometry::own_arrays) fetch_arrays();
     load_counters();
-    const bool* all_alive = arguments_->alive + copy_ * num_agents;
-    if constexpr (sequential)
-      load_bytes(alive, all_alive, num_agents);
-    else if (present_)
-      alive[lane_] = all_alive[lane_];
-    __pipeline_wait_prior(0);
-    __syncwarp();
+    if constexpr (sequential) load_own(alive, arguments_->alive, num_agents);
+    const bool was_alive = !sequential && present_ && arguments_->alive[copy_ * num_agents + lane_];
+    if (with_actions) load_actions();
+    if (!sequential && present_) alive[lane_] = was_alive;
+    if constexpr (Geometry::own_arrays) {
+      load_own_arrays();  // last, since shared memory takes them after a wait
+    } else {
+      __pipeline_commit();
+      __pipeline_wait_prior(0);
+      __syncwarp();
+    }
   }
 
   METHOD void step() {
     constexpr bool same_step = Geometry::autoreset == Autoreset::same_step;
     advance();
     only_if(true);
-    if (!Geometry::loads_record && same_step && finished_) expect_restart();
-    write_observations(same_step && finished_);
-    only_if(!(same_step && finished_));  // who leaves a copy that restarts at once is back before anybody sees it
-    leave();
-    only_if(true);
-    store_outcome();
-    if (same_step && __any_sync(~0u, finished_)) {
-      only_if(finished_);
+    const bool restarts = same_step && finished_;
+    if (!Geometry::loads_record && restarts) load_record();  // while the outcome is being observed
+#pragma unroll 1                                             // so that there is one copy of the code that observes
+    for (bool again = false;; again = true) {
+      write_observations(restarts && !again);
+      if (again) break;
+      only_if(!restarts);  // who leaves a copy that restarts at once is back before anybody sees it
+      leave();
+      only_if(true);
+      store_outcome();
+      if (!same_step || !__any_sync(~0u, restarts)) break;
+      only_if(restarts);
+      record_loaded_ = true;  // by those who are active
       if (collected) store_rows_of_active(arguments_->final_observation);
       if (any_active()) restart();
-      write_observations(false);
-      only_if(true);
     }
+    record_loaded_ = Geometry::loads_record || restarts;
+    only_if(true);
     if (collected) store_observations();
     write_masks();
   }
@@ -106,17 +112,17 @@ class DeviceCopy : public Episode<Rules> {
 
   METHOD void store() {
     only_if(true);
-    __syncwarp();
-    visit_state(*arguments_, [&](auto*&, auto* global, int offset, int per_copy, bool persists) {
-      if (persists) put(of_warp(global, per_copy), reinterpret_cast<decltype(global)>(unit_ + offset), per_copy);
-    });
+    if constexpr (!Geometry::own_arrays) {
+      __syncwarp();
+      put_arrays();
+    }
     if (!active_) return;
-    bool* all_alive = arguments_->alive + copy_ * num_agents;
+    if constexpr (Geometry::own_arrays) store_own_arrays();
     if (alive_changed_) {
       if constexpr (sequential)
-        store_bytes(all_alive, alive, num_agents);
+        store_own(arguments_->alive, alive, num_agents);
       else
-        all_alive[lane_] = alive[lane_];
+        arguments_->alive[copy_ * num_agents + lane_] = alive[lane_];
     }
     store_counters();
   }
@@ -151,11 +157,10 @@ class DeviceCopy : public Episode<Rules> {
   // Calls visit(k) for k = 0, …, count - 1, a constant, spread over the warp.
   template <class Visit>
   METHOD void for_warp(int count, Visit visit) const {
-#pragma unroll 16
-    for (int trip = 0; trip < (count + 31) / 32; ++trip) {
-      const int k = lane_of_warp_ + 32 * trip;
-      if (32 * (trip + 1) <= count || k < count) visit(k);
-    }
+    const int rest = count % 32;
+#pragma unroll
+    for (int first = 0; first < count - rest; first += 32) visit(first + lane_of_warp_);
+    if (rest > 0 && lane_of_warp_ < rest) visit(count - rest + lane_of_warp_);
   }
 
   // Calls visit(k) for the entries of the warp's copies that exist, `per_copy` of each.
@@ -165,12 +170,40 @@ class DeviceCopy : public Episode<Rules> {
     for (int k = lane_of_warp_; k < copies_ * per_copy; k += 32) visit(k);
   }
 
+  // The state of the warp's copies comes and goes line by line, if they all exist.
+  METHOD void fetch_arrays() {
+    visit_state(*arguments_, [&](auto*&, auto* global, int offset, int per_copy, bool persists) {
+      if (persists) fetch(reinterpret_cast<decltype(global)>(unit_ + offset), of_warp(global, per_copy), per_copy);
+    });
+  }
+
+  METHOD void put_arrays() {
+    visit_state(*arguments_, [&](auto*&, auto* global, int offset, int per_copy, bool persists) {
+      if (persists) put(of_warp(global, per_copy), reinterpret_cast<decltype(global)>(unit_ + offset), per_copy);
+    });
+  }
+
+  // Each lane loads and stores the state of its copy, where that makes whole lines as well.
+  METHOD void load_own_arrays() {
+    visit_state(*arguments_, [&](auto*& array, auto* global, int, int per_copy, bool persists) {
+      if (persists) load_own(array, global, per_copy);
+    });
+  }
+
+  METHOD void store_own_arrays() {
+    visit_state(*arguments_, [&](auto*& array, auto* global, int, int per_copy, bool persists) {
+      if (persists) store_own(global, array, per_copy);
+    });
+  }
+
   // Starts copying an array of the warp's copies to shared memory.
   template <class T>
   METHOD void fetch(T* to, const T* from, int per_copy) const {
     static_assert(sizeof(T) == 4, "state fields have entries of four bytes");
     const int count = copies * per_copy;
-    if (!whole_lines_)
+    if (per_copy == Geometry::lanes) {  // an entry for each lane
+      if (present_) __pipeline_memcpy_async(to + lane_of_warp_, from + lane_of_warp_, sizeof(T));
+    } else if (!whole_lines_)
       for_some(per_copy, [&](int k) { to[padded_index(k, per_copy)] = from[k]; });
     else if (padded(per_copy) == per_copy && count % 4 == 0)
       for_warp(count / 4, [&](int k) { __pipeline_memcpy_async(to + 4 * k, from + 4 * k, 16); });
@@ -183,7 +216,9 @@ class DeviceCopy : public Episode<Rules> {
   METHOD void put(T* to, const T* from, int per_copy) const {
     constexpr int at_once = 16 / sizeof(T);
     const int count = copies * per_copy;
-    if (!whole_lines_)
+    if (per_copy == Geometry::lanes) {
+      if (present_) to[lane_of_warp_] = from[lane_of_warp_];
+    } else if (!whole_lines_)
       for_some(per_copy, [&](int k) { to[k] = from[padded_index<T>(k, per_copy)]; });
     else if (count % at_once == 0)
       for_warp(count / at_once, [&](int k) {
@@ -204,110 +239,86 @@ class DeviceCopy : public Episode<Rules> {
     return padding == 0 ? k : k + padding * static_cast<int>(static_cast<unsigned>(k) / per_copy);
   }
 
-  // A lane's own flags, four at a time where that is possible.
-  METHOD void load_bytes(bool* to, const bool* from, int count) const {
-    if (count % 4 == 0) {
-#pragma unroll
-      for (int k = 0; k < count; k += 4) {
-        const std::uint32_t four = *reinterpret_cast<const std::uint32_t*>(from + k);
-        for (int byte = 0; byte < 4; ++byte) to[k + byte] = (four >> (8 * byte) & 1) != 0;
-      }
-    } else {
-#pragma unroll
-      for (int k = 0; k < count; ++k) to[k] = from[k];
-    }
-  }
+  template <class T, int number>
+  struct alignas(number * sizeof(T)) Piece {
+    T entry[number];
+  };
 
-  METHOD void store_bytes(bool* to, const bool* from, int count) const {
-    if (count % 4 == 0 && arguments_->aligned) {
-#pragma unroll
-      for (int k = 0; k < count; k += 4) {
-        std::uint32_t four = 0;
-        for (int byte = 0; byte < 4; ++byte) four |= (from[k + byte] ? 1u : 0u) << (8 * byte);
-        *reinterpret_cast<std::uint32_t*>(to + k) = four;
-      }
-    } else {
-#pragma unroll
-      for (int k = 0; k < count; ++k) to[k] = from[k];
-    }
-  }
-
-  METHOD void store_floats(float* to, const float* from, int count) const {
-    if (count % 4 == 0 && arguments_->aligned) {
-#pragma unroll
-      for (int k = 0; k < count; k += 4)
-        *reinterpret_cast<float4*>(to + k) = {from[k], from[k + 1], from[k + 2], from[k + 3]};
-    } else if (count % 2 == 0 && arguments_->aligned) {
-#pragma unroll
-      for (int k = 0; k < count; k += 2) *reinterpret_cast<float2*>(to + k) = {from[k], from[k + 1]};
-    } else {
-#pragma unroll
-      for (int k = 0; k < count; ++k) to[k] = from[k];
-    }
-  }
-
-  // Actions become four bytes each.
-  METHOD void load_actions() {
-#pragma unroll
-    for (int g = 0; g < num_groups; ++g) {
-      const bool as_they_are = action_count(g, 0) == 0 || arguments_->action_bytes[g] == 4;
-      const void* all = arguments_->action[g];
-      if (as_they_are && sequential)
-        load_own_actions(g, static_cast<const std::int32_t*>(all));
-      else if (as_they_are)
-        for_some_actions(g, static_cast<const std::int32_t*>(all),
-                         [&](int* to, const std::int32_t* from) { __pipeline_memcpy_async(to, from, sizeof(*to)); });
-      else if (arguments_->action_bytes[g] == 1)
-        convert_actions(g, static_cast<const std::uint8_t*>(all));
-      else
-        convert_actions(g, static_cast<const std::int64_t*>(all));
-    }
-  }
-
+  // A lane loads or stores `count` entries of its own copy, in the largest pieces that they are made of if the array of
+  // all copies starts at a multiple of 16 bytes.
   template <class T>
-  METHOD void convert_actions(int g, const T* all) {
-    for_some_actions(g, all, [&](int* to, const T* from) {
-      const int at = static_cast<int>((from - all) % action_width(g));
-      *to = within_space(g, at, *from);
+  METHOD void load_own(T* to, const T* all, int count, bool aligned = true) const {
+    in_pieces<T>(count, aligned, [&](int k, auto piece) {
+      piece = *reinterpret_cast<const decltype(piece)*>(all + copy_ * count + k);
+      for (const T& entry : piece.entry) to[k++] = entry;
     });
   }
 
-  // Calls visit(to, from) for each action of group g that this lane takes.
+  template <class T>
+  METHOD void store_own(T* all, const T* from, int count, bool aligned = true) const {
+    in_pieces<T>(count, aligned, [&](int k, auto piece) {
+      auto* to = reinterpret_cast<decltype(piece)*>(all + copy_ * count + k);
+      for (T& entry : piece.entry) entry = from[k++];
+      *to = piece;
+    });
+  }
+
+  METHOD static bool is_aligned(const void* all) { return reinterpret_cast<std::uintptr_t>(all) % 16 == 0; }
+
+  // Calls visit(k, piece) for pieces of `count` entries that start at the k-th each; `piece` only tells their type.
   template <class T, class Visit>
-  METHOD void for_some_actions(int g, const T* all, Visit visit) {
-    int* to = action_ + action_slab(g);
-    const int size = action_size(g);
+  METHOD static void in_pieces(int count, bool aligned, Visit visit) {
+    const std::size_t bytes = count * sizeof(T);
+    if (aligned && bytes % 16 == 0)
+      for_pieces<T, 16 / sizeof(T)>(count, visit);
+    else if (aligned && bytes % 8 == 0)
+      for_pieces<T, 8 / sizeof(T)>(count, visit);
+    else if (aligned && bytes % 4 == 0)
+      for_pieces<T, 4 / sizeof(T)>(count, visit);
+    else
+      for_pieces<T, 1>(count, visit);
+  }
+
+  template <class T, int number, class Visit>
+  METHOD static void for_pieces(int count, Visit& visit) {
+#pragma unroll
+    for (int k = 0; k < count; k += number) visit(k, Piece<T, number>{});
+  }
+
+  // A lane loads what its agents do.
+  METHOD void load_actions() {
     if constexpr (sequential) {
 #pragma unroll
-      for (int k = 0; k < size; ++k) visit(to + k, all + copy_ * size + k);
-    } else {
-      const T* from = of_warp(all, size);
-      for_warp(copies * size, [&](int k) {
-        if (k < copies_ * size) visit(to + k, from + k);
-      });
+      for (int g = 0; g < num_groups; ++g) load_actions(g, 0, action_size(g));
+    } else if (present_) {
+      const int g = group_of(lane_), width = action_width(g);
+      load_actions(g, (lane_ - group_range(g).first) * width, width);
     }
   }
 
-  METHOD void load_own_actions(int g, const std::int32_t* all) {
-    const int size = action_size(g);
-    int* to = action_ + action_slab(g);
-    if (size % 4 == 0 && (reinterpret_cast<std::uintptr_t>(all) & 15) == 0) {
-#pragma unroll
-      for (int k = 0; k < size; k += 4) {
-        const int4 four = reinterpret_cast<const int4*>(all)[(copy_ * size + k) / 4];
-        to[k] = four.x;
-        to[k + 1] = four.y;
-        to[k + 2] = four.z;
-        to[k + 3] = four.w;
-      }
-    } else {
-#pragma unroll
-      for (int k = 0; k < size; ++k) to[k] = all[copy_ * size + k];
-    }
+  // Loads `count` entries of group g's actions in this lane's copy, from number `first` on. They become four bytes
+  // each.
+  METHOD void load_actions(int g, int first, int count) {
+    const bool as_they_are = action_count(g, 0) == 0 || arguments_->action_bytes[g] == 4;
+    const void* all = arguments_->action[g];
+    const std::size_t at = copy_ * action_size(g) + first;
+    int* to = action_ + action_slab(g) + team_ * action_size(g) + first;
+    if (as_they_are && sequential)
+      load_own(to, static_cast<const std::int32_t*>(all), count, is_aligned(all));
+    else if (as_they_are)
+      for (int k = 0; k < count; ++k)
+        __pipeline_memcpy_async(to + k, static_cast<const std::int32_t*>(all) + at + k, sizeof(*to));
+    else if (arguments_->action_bytes[g] == 1)
+      convert_actions(g, first, count, static_cast<const std::uint8_t*>(all) + at, to);
+    else
+      convert_actions(g, first, count, static_cast<const std::int64_t*>(all) + at, to);
   }
 
-  // What a restart reads from device memory comes nearer while the outcome is still being observed.
-  METHOD void expect_restart() const { asm volatile("prefetch.global.L2 [%0];" ::"l"(arguments_->record + copy_)); }
+  template <class T>
+  METHOD static void convert_actions(int g, int first, int count, const T* from, int* to) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) to[k] = within_space(g, (first + k) % action_width(g), from[k]);
+  }
 
   // Has the active copies observe; `final` sends a copy's observations to the final observations, unless they are
   // collected first.
@@ -347,18 +358,20 @@ class DeviceCopy : public Episode<Rules> {
   // Rewards and flags of this step.
   METHOD void store_outcome() const {
     if (!active_) return;
+    if constexpr (sequential) {
 #pragma unroll
-    for (int g = 0; g < num_groups; ++g) {
-      const Range group = group_range(g);
-      float* rewards = arguments_->reward[g] + copy_ * group.size;
-      bool* flags = arguments_->terminated[g] + copy_ * group.size;
-      if constexpr (sequential) {
-        store_floats(rewards, reward + group.first, group.size);
-        store_bytes(flags, terminated + group.first, group.size);
-      } else if (group.has(lane_)) {
-        rewards[lane_ - group.first] = reward[lane_];
-        flags[lane_ - group.first] = terminated[lane_];
+      for (int g = 0; g < num_groups; ++g) {
+        const Range group = group_range(g);
+        float* rewards = arguments_->reward[g];
+        bool* flags = arguments_->terminated[g];
+        store_own(rewards, reward + group.first, group.size, is_aligned(rewards));
+        store_own(flags, terminated + group.first, group.size, is_aligned(flags));
       }
+    } else {
+      const int g = group_of(lane_);
+      const std::size_t at = copy_ * group_range(g).size + (lane_ - group_range(g).first);
+      arguments_->reward[g][at] = reward[lane_];
+      arguments_->terminated[g][at] = terminated[lane_];
     }
     if (!is_leader()) return;
     arguments_->truncated[copy_] = truncated_;
@@ -389,8 +402,8 @@ METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {
   bool alive[DeviceCopy::own_agents], terminated[DeviceCopy::own_agents];  // as members, they would not be registers
   float reward[DeviceCopy::own_agents];
   int action[DeviceCopy::own_actions];
-  if constexpr (Geometry::overlaps) overlap_launches();
   DeviceCopy copy(arguments, shared, alive, terminated, reward, action);
+  if constexpr (Geometry::overlaps) overlap_launches();
   copy.load(with_actions);
   run(copy);
   copy.store();

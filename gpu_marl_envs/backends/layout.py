@@ -10,9 +10,11 @@ from gpu_marl_envs.spec import Environment
 WARP = 32
 MOST_SEQUENTIAL_AGENTS = 8  # beyond it a lane plays one agent, not a whole copy
 MOST_SEQUENTIAL_BYTES = 24 * 1024  # of shared memory that the 32 copies of a warp may take then
+OWN_SIZES = (0, 4, 8, 16)  # bytes that a lane loads or stores at once, and a warp as whole lines
 MANY_COPIES = 16 * 1024  # from here on they suffice to keep a large GPU busy with a lane for each
 MOST_PACKED_AGENTS = 32  # beyond it a copy has a block of its own
 LONGEST_COLLECTED_ROW = 128  # floats; longer observations are written by a warp, or by a copy's lanes, together
+LONGEST_OWN_ROW = 32  # the same with few copies, where observations are written where they belong
 LINE_FLOATS = 32  # of 128 bytes
 LONGEST_STAGED_ROW = 2048  # floats; even longer ones are written where they belong
 MOST_CANDIDATES = 192  # agents that are searched for neighbours without sorting them into cells
@@ -69,6 +71,7 @@ class Layout:
     Attributes:
         offsets: byte offset of each array in the unit's memory: state fields, reward, terminated, alive, actions.
         unit_bytes: size of the unit's memory.
+        own_arrays: whether each lane plays a copy and loads the state of it by itself.
         packed: whether several copies share a warp.
         lanes: lanes that play one copy.
         copies: copies of one unit.
@@ -90,6 +93,7 @@ class Layout:
 
     offsets: dict[str, int] = field(default_factory=dict)
     unit_bytes: int = 0
+    own_arrays: bool = False
     packed: bool = False
     lanes: int = 1
     copies: int = 1
@@ -177,20 +181,22 @@ def cuda_layout(
         if layout.shared_bytes <= min(layout.warps * MOST_SEQUENTIAL_BYTES, shared_limit):
             return for_warps(layout)
     if 1 < agents <= MOST_PACKED_AGENTS:
-        return for_warps(_packed(environment, longest_row, shared_limit, entry_bytes))
+        return for_warps(_packed(environment, longest_row, shared_limit, entry_bytes, few=few))
     return _one_per_team(environment, longest_row, shared_limit, num_envs, entry_bytes, MOST_BLOCKS if hopper else 1)
 
 
 def _sequential(environment: Environment, shared_limit: int, entry_bytes: int) -> Layout:
     offsets, unit_bytes = dict.fromkeys(("reward", "terminated", "alive", "actions"), 0), 0  # these are in registers
-    for state_field in environment.state_fields():
-        offsets[state_field.name] = unit_bytes
-        unit_bytes += WARP * _padded(4 * state_field.length(environment.num_agents))
+    sizes = {field.name: 4 * field.length(environment.num_agents) for field in environment.state_fields()}
+    for name, size in sizes.items():
+        offsets[name] = unit_bytes
+        unit_bytes += WARP * _padded(size)
     slabs = [WARP * _padded(entry_bytes * g.size * g.observation_size) for g in environment.agent_groups]
     stage_floats = sum(_align(slab, 16) for slab in slabs) // 4
     layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
+        own_arrays=all(size in OWN_SIZES for size in sizes.values()),
         copies=WARP,
         staged=True,
         actions_staged=True,
@@ -199,13 +205,13 @@ def _sequential(environment: Environment, shared_limit: int, entry_bytes: int) -
     return _with_warps(layout, shared_limit)
 
 
-def _packed(environment: Environment, longest_row: int, shared_limit: int, entry_bytes: int) -> Layout:
+def _packed(environment: Environment, longest_row: int, shared_limit: int, entry_bytes: int, *, few: bool) -> Layout:
     lanes = environment.num_agents
     copies = WARP // lanes
     offsets, unit_bytes = _unit(environment, copies, staged=True, actions=True)
-    row_lanes = lanes if longest_row > LONGEST_COLLECTED_ROW else 1
+    row_lanes = lanes if longest_row > (LONGEST_OWN_ROW if few else LONGEST_COLLECTED_ROW) else 1
     slabs = [entry_bytes * copies * g.size * g.observation_size for g in environment.agent_groups]
-    stage_floats = sum(_align(slab, 16) for slab in slabs) // 4
+    stage_floats = 0 if few or row_lanes > 1 else sum(_align(slab, 16) for slab in slabs) // 4
     layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
@@ -215,7 +221,7 @@ def _packed(environment: Environment, longest_row: int, shared_limit: int, entry
         staged=True,
         row_lanes=row_lanes,
         actions_staged=True,
-        stage_floats=stage_floats if row_lanes == 1 else 0,
+        stage_floats=stage_floats,
     )
     return _with_warps(layout, shared_limit)
 

@@ -175,6 +175,7 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         **{f"{name}_at": offset for name, offset in layout.offsets.items()},
     }
     switches = {
+        "own_arrays": layout.own_arrays,
         "packed": layout.packed,
         "in_warps": layout.in_warps,
         "staged": layout.staged,

@@ -30,6 +30,9 @@ struct Probe : Environment {
       apply_functions(i);
       if (draw.uniform() < leave_below) terminated[i] = true;
     });
+    each_chosen(
+        agents, 40, [&](int i, int k) { return pick[4 * i + 1] >> (k % 31) & 1; },
+        [&](int i, int k) { results[10 * i + 9] = 0.5f * (results[10 * i + 9] + float(k)); });
     const auto closest_to = nearest<1>(agents, x, y, [&](int j) { return alive[j]; });
     each(agents, closest_to, [&](int, auto near) {
       if (near.found > 0) add(votes[near[0]], 1);

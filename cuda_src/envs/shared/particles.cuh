@@ -100,21 +100,34 @@ struct Particles : Environment {
     return contact_strength * contact_margin * softened / distance * offset;
   }
 
+  // Whether bodies that lie so far apart may push each other; a cheap test, with a slack that covers its rounding.
+  METHOD static bool near(Vector offset, float reach) {
+    return square_length(offset) < square(reach + 20.0f * contact_margin);
+  }
+
   // One step of bodies that push each other, and are pushed by the first `obstacles` landmarks, which stay where they
   // are. body(i) describes agent i; force_x and force_y [num_agents] are what one loop leaves for the next.
   template <class Describe>
   METHOD void push_and_move(Describe body, float* force_x, float* force_y, int obstacles = 0,
                             float obstacle_radius = 0.0f) {
+    const auto offset = [&](int i, int k) {
+      return position(i) - (k < num_agents - 1 ? position(other(i, k)) : landmark(k - (num_agents - 1)));
+    };
+    const auto reach = [&](int i, int k) {
+      return body(i).radius + (k < num_agents - 1 ? body(other(i, k)).radius : obstacle_radius);
+    };
     each(agents, [&](int i) {
-      const Body self = body(i);
-      Vector force = self.strength * drive(i);
-      for (int j = 0; j < num_agents; ++j)
-        if (j != i) force = force + contact(position(i) - position(j), self.radius + body(j).radius);
-      for (int k = 0; k < obstacles; ++k)
-        force = force + contact(position(i) - landmark(k), self.radius + obstacle_radius);
+      const Vector force = body(i).strength * drive(i);
       force_x[i] = force.x;
       force_y[i] = force.y;
     });
+    each_chosen(
+        agents, num_agents - 1 + obstacles, [&](int i, int k) { return near(offset(i, k), reach(i, k)); },
+        [&](int i, int k) {
+          const Vector force = contact(offset(i, k), reach(i, k));
+          force_x[i] += force.x;
+          force_y[i] += force.y;
+        });
     each(agents, [&](int i) { move(i, {force_x[i], force_y[i]}, body(i).top_speed); });
   }
 
