@@ -185,7 +185,7 @@ def plot(rows: list[Row], file: Path) -> Path:
         known = KNOWN_RESULTS[name].score
         if known is not None:
             axes.axhline(known, color="0.3", linestyle="--", label=f"known: {known:g}")
-        axes.set(title=runs[0]["env_id"], xlabel="agent-steps in millions", ylabel="return of an episode")
+        axes.set(title=name, xlabel="agent-steps in millions", ylabel="return of an episode")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     for axes in grid[len(names) :]:

@@ -173,8 +173,8 @@ def learning() -> str:
             label = f"{runs[0]['env_id']}, {group}" if known.score is None else runs[0]["env_id"]
             steps, seconds = (max(run[key] for run in runs) for key in ("agent_steps", "seconds"))
             cells = [label, link, f"{steps / 1e6:.1f} M", f"{seconds:.0f} s, {runs[0]['device']}", needed]
-            spread = f"{statistics.mean(estimate.mean for estimate in trained):.1f}"
-            rows.append([*cells, spread, str(least), f"{statistics.mean(r.mean for r in random):.1f}", known.source])
+            reached, by_chance = (f"{statistics.mean(r.mean for r in of):.3g}" for of in (trained, random))
+            rows.append([*cells, reached, str(least), by_chance, known.source])
     header = ["environment", "recipe", "agent-steps", "time", "to reach", "reached", "least of all seeds", "random"]
     return _table([*header, "known"], rows) + _note("learning")
 

@@ -1,3 +1,4 @@
+// A loop of which few rounds have something to do.
 #pragma once
 
 #include "portable.cuh"
