@@ -31,6 +31,7 @@ PEERS_IN_TRAINING = {
     "tag_gridworld 10 + 1, A2C, 2 x 32": ("WarpDrive 2.7.1", 29e6),
     "simple_spread, PPO 4 x 4, 2 x 64": ("JaxMARL 0.2", 71e6),
 }
+PRECISIONS = {"float32", "TF32", "bfloat16"}  # end the names of workloads
 NOTHING = "–"
 
 Row = dict[str, Any]
@@ -199,12 +200,13 @@ def training() -> str:
     for row in _results("training_gpu"):
         cells = [row["name"], f"{row['num_envs']:,} × {row['num_agents']}", with_unit(row["agent_steps_per_second"])]
         parts = row["fractions"]
-        shown = ("of it inference", "of it sampling", "of it step", "values, advantages and update")
+        shown = ("of it inference", "of it sampling", "of it step", "of it GAE", "values, advantages and update")
         cells += [f"{1e3 * row['seconds_per_iteration']:.1f}", *(f"{100 * parts[part]:.0f} %" for part in shown)]
-        peer = PEERS_IN_TRAINING.get(row["name"].removesuffix(", bfloat16").removesuffix(", float32"))
+        workload, _, precision = row["name"].rpartition(", ")
+        peer = PEERS_IN_TRAINING.get(workload if precision in PRECISIONS else row["name"])
         rows.append([*cells, f"{peer[0]}: {with_unit(peer[1])}" if peer else NOTHING])
     header = ["workload", "copies × agents", "agent-steps/s", "ms per iteration", "inference", "sampling", "step"]
-    table = _table([*header, "update", "others, H200"], rows)
+    table = _table([*header, "GAE", "values, GAE and update", "others, H200"], rows)
     drawing = _file("training_gpu").get("sampling")
     if drawing:
         ours, torchs = drawing["ours"], drawing["torch.multinomial"]

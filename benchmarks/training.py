@@ -47,7 +47,7 @@ class Case:
 # WarpDrive's policies share their hidden layers between actions and value; JaxMARL's do not.
 GPU_CASES = [
     Case(
-        "tag_continuous 10 + 100, A2C, 2 x 256",
+        "tag_continuous 10 + 100, A2C, 2 x 256, TF32",
         "tag_continuous-v0",
         2_000,
         A2C(rollout_steps=20, hidden_size=256, activation="relu", shared_trunk=True, optimizer_name="adam", tf32=True),
@@ -68,7 +68,7 @@ GPU_CASES = [
         CROWD,
     ),
     Case(
-        "tag_gridworld 10 + 1, A2C, 2 x 32",
+        "tag_gridworld 10 + 1, A2C, 2 x 32, TF32",
         "tag_gridworld-v0",
         2_000,
         A2C(
@@ -82,7 +82,7 @@ GPU_CASES = [
         {"num_taggers": 10, "use_full_observation": False},
     ),
     Case(
-        "simple_spread, PPO 4 x 4, 2 x 64",
+        "simple_spread, PPO 4 x 4, 2 x 64, TF32",
         "simple_spread-v3",
         16_384,
         PPO(rollout_steps=128, epochs=4, minibatches=4, hidden_size=64, tf32=True),

@@ -168,6 +168,8 @@ def measure(
         while len(durations) < FEWEST_WINDOWS or (sum(durations) < seconds and len(durations) < MOST_WINDOWS):
             durations.append(window())
         bytes_per_step = least_bytes_per_step(env, env.observe(), actions[0])
+        if on_gpu:
+            torch.cuda.current_stream(env.device).synchronize()  # before another stream gets the memory
     seconds_per_step = statistics.median(durations) / steps
     result = Measurement(
         env_id=env.declaration.id,

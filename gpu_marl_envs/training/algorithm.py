@@ -106,6 +106,12 @@ class Algorithm(Parametrised, ABC):
         """:meth:`loss` as one GPU kernel, of policies with categorical actions; itself where there is none."""
         return self.loss(policy, samples, *coefficients)
 
+    @classmethod
+    def has_fused_loss(cls) -> bool:
+        """Whether :meth:`fused_loss` is of this :meth:`loss`, which a derived class may have changed."""
+        owners = {name: next(kind for kind in cls.__mro__ if name in vars(kind)) for name in ("loss", "fused_loss")}
+        return issubclass(owners["fused_loss"], owners["loss"])
+
     def network(self) -> MLP:
         """What makes the networks, where they are not the user's own."""
         return MLP(

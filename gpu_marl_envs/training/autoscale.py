@@ -85,12 +85,14 @@ def _measure(
     def stop_after_some(session: Session) -> None:
         nonlocal memory
         memory = session.rollout.nbytes
-        session.interrupted = session.iteration >= WARM_UP + ITERATIONS
+        session.interrupted |= session.iteration >= WARM_UP + ITERATIONS
 
     steps = env.num_envs * env.num_agents * rollout_steps(resolve_policies(env, algorithm, policies))
     result = train(
         env, algorithm, policies=policies, total_steps=10**15, progress=False, after_iteration=stop_after_some
     )
+    if len(result.history) < WARM_UP + ITERATIONS:  # somebody else has interrupted it
+        raise KeyboardInterrupt
     rate = statistics.median(row["agent_steps_per_second"] for row in result.history[WARM_UP:])
     return rate, steps / rate, memory
 

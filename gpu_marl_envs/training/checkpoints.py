@@ -23,6 +23,7 @@ from gpu_marl_envs.training.networks import name_of, network_named
 from gpu_marl_envs.training.policies import ActorCritic
 
 CHECKPOINT_NAME = "checkpoint.pt"
+HALF_WRITTEN = ".part"  # ends the names of files that do not count yet
 FORMAT = 3  # raised whenever an older reader would misunderstand the file
 
 
@@ -155,7 +156,7 @@ class Checkpoint:
                 frozen=saved["frozen"],
                 weights=saved["initial_weights"],
             )
-            learners[name] = Learner(name, spec, policies[saved["groups"][0]])
+            learners[name] = Learner(name, spec, policies[saved["groups"][0]], env.device)
             if saved["optimizer"] is not None:
                 learners[name].restore_optimizer(saved["optimizer"])
         return learners
@@ -191,7 +192,7 @@ def learner_state(learner: Learner) -> dict[str, Any]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write, which takes the place of ``path`` if nothing went wrong, and is removed otherwise."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{HALF_WRITTEN}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpu_marl_envs.errors import ParameterError
 from gpu_marl_envs.training.algorithm import Algorithm
 from gpu_marl_envs.training.fused_loss import can_fuse_loss
 from gpu_marl_envs.training.networks import NetworkFactory
@@ -47,6 +48,10 @@ class Learner:
         name: of the policy.
         spec: what :func:`policy_mapping.resolve_policies` made of its specification.
         policy: on the environment's device.
+        device: the environment's.
+
+    Raises:
+        ParameterError: the policy has nothing to train.
 
     Attributes:
         algorithm: what trains it.
@@ -59,19 +64,20 @@ class Learner:
     optimizer: torch.optim.Optimizer
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
-    def __init__(self, name: str, spec: PolicySpec, policy: ActorCritic) -> None:
+    def __init__(self, name: str, spec: PolicySpec, policy: ActorCritic, device: torch.device) -> None:
         assert spec.algorithm is not None
         self.name, self.spec, self.policy = name, spec, policy
         self.algorithm, self.groups, self.frozen = spec.algorithm, tuple(spec.groups), spec.frozen
-        device = next(policy.parameters()).device
         self.coefficients = {name: torch.zeros((), device=device) for name in self.algorithm.coefficients}
         if not self.frozen:
+            if next(policy.parameters(), None) is None:
+                raise ParameterError(f"The network of policy {name!r} has no weights to train; make the policy frozen.")
             rate = self.algorithm.at("learning_rate", 0.0)
             # What a CUDA graph is to see change lies on the device.
             self.optimizer = self.algorithm.optimizer(
                 policy, torch.tensor(rate, device=device) if device.type == "cuda" else rate
             )
-            fused = self.algorithm.fused_losses and can_fuse_loss(policy)
+            fused = self.algorithm.fused_losses and self.algorithm.has_fused_loss() and can_fuse_loss(policy)
             self.loss = partial(self.algorithm.fused_loss if fused else self.algorithm.loss, policy)
             if self.algorithm.compile_loss:
                 self.loss = torch.compile(self.loss)

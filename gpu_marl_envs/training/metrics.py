@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TextIO
 
 import torch
 from torch import Tensor
@@ -102,15 +102,15 @@ class _Csv:
     def __init__(self, folder: Path, agent_steps: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / CSV_NAME
-        columns: list[str] = []
-        rows: list[dict[str, str]] = []
+        self._columns: list[str] = []
+        self._file: TextIO | None = None  # none before the first row, so that a run that cannot start changes nothing
         if agent_steps and self._path.exists():
             with self._path.open(newline="") as file:
                 reader = csv.DictReader(file)
                 # A kill may have cut the last row short; it is newer than the checkpoint, like all rows in doubt.
                 rows = [row for row in reader if None not in row.values() and _steps(row) <= agent_steps]
                 columns = list(reader.fieldnames or ())
-        self._start(columns, rows)
+            self._start(columns, rows)
 
     def _start(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         with replacing(self._path) as temporary, temporary.open("w", newline="") as file:
@@ -123,16 +123,20 @@ class _Csv:
 
     def write(self, row: dict[str, float], known: dict[str, float]) -> None:
         if new := [key for key in row if key not in self._columns]:
-            self._file.close()
-            with self._path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
+            rows: list[dict[str, str]] = []
+            if self._file is not None:
+                self._file.close()
+                with self._path.open(newline="") as file:
+                    rows = list(csv.DictReader(file))
             self._start(self._columns + new, rows)
+        assert self._file is not None
         writer = csv.DictWriter(self._file, self._columns)
         writer.writerow({key: f"{value:.9g}" for key, value in known.items()})
         self._file.flush()  # so that a run that is killed leaves its metrics
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _steps(row: dict[str, str]) -> float:

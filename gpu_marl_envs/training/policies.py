@@ -88,6 +88,7 @@ class ActorCritic(nn.Module):
         self.value_normalizer = RunningNormalizer(1) if normalize_returns else None
         # State fields are in the environment's own units.
         self.state_normalizer = RunningNormalizer(state_size) if state_size else None
+        _check_network(self.network, self.interface)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -236,6 +237,36 @@ class ActorCritic(nn.Module):
 
     def _precision(self, observation: Tensor) -> torch.autocast:
         return torch.autocast(observation.device.type, torch.bfloat16, enabled=self.in_bfloat16)
+
+
+def _check_network(network: nn.Module, interface: Interface) -> None:
+    """Has a network compute two rows, as it is when nobody trains it.
+
+    Raises:
+        ParameterError: it does not return what :class:`Interface` says.
+    """
+    device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
+    sizes = [size for size in (interface.observation_size, interface.state_size) if size]
+    training = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad():
+            outputs = network.eval()(*(torch.zeros(2, size, device=device) for size in sizes))
+        found = [(tuple(output.shape), output.dtype) for output in outputs]
+    except Exception as error:
+        raise ParameterError(
+            f"The network {type(network).__name__} must take float32 observations [..., {interface.observation_size}] "
+            f"and return action parameters and values, but it fails: {error}"
+        ) from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    wanted = [(2, interface.num_parameters), (2,)]
+    if [shape for shape, _ in found] != wanted or any(dtype.itemsize > 4 for _, dtype in found):
+        named = ", ".join(f"{str(dtype).removeprefix('torch.')} {list(shape)}" for shape, dtype in found)
+        raise ParameterError(
+            f"The network {type(network).__name__} must return action parameters {list(wanted[0])} and values [2] for "
+            f"two observations, in float32 or less; it returned {named}."
+        )
 
 
 def _at_least_single(numbers: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def make_learners(env: BatchedEnv, specs: Mapping[str, PolicySpec], seed: int) -
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn from torch's global generator of the CPU
         torch.manual_seed(seed)
         for name, spec in specs.items():
-            learners[name] = Learner(name, spec, _initial_policy(env, name, spec).to(env.device))
+            learners[name] = Learner(name, spec, _initial_policy(env, name, spec).to(env.device), env.device)
     return learners
 
 
@@ -110,8 +110,12 @@ def _initial_policy(env: BatchedEnv, name: str, spec: PolicySpec) -> ActorCritic
     assert algorithm is not None
     if spec.weights is not None:
         policy = Checkpoint.load(spec.weights).policy_for(env, name, spec.groups)
-        if policy.interface.state_size and not (spec.frozen or algorithm.central_critic):
-            raise ParameterError(f"The weights of policy {name!r} have a centralised critic; set central_critic=True.")
+        if not spec.frozen and bool(policy.interface.state_size) != algorithm.central_critic:
+            has, setting = ("a", True) if policy.interface.state_size else ("no", False)
+            raise ParameterError(
+                f"The weights of policy {name!r} have {has} centralised critic; set central_critic={setting}."
+            )
+        policy.in_bfloat16 = algorithm.bfloat16
         return policy
     return ActorCritic(
         env.groups[spec.groups[0]],

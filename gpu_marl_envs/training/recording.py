@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from gpu_marl_envs.errors import UsageError
 
 Result = TypeVar("Result")
+_RECORDING = threading.Lock()
 
 
 class Recorded(Generic[Result]):
@@ -50,8 +52,8 @@ class Recorded(Generic[Result]):
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.current_stream(self._device)
         try:
-            # Other threads may use the GPU meanwhile.
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            # Other threads may use the GPU meanwhile, but not begin to record, which waits for all its streams.
+            with _RECORDING, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._result = self._work()
         except RuntimeError as error:
             if "captur" not in str(error):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
 import signal
 import sys
 import threading
@@ -20,7 +22,7 @@ from torch import Tensor
 from gpu_marl_envs.batched import BatchedEnv, make_batched
 from gpu_marl_envs.errors import OutOfMemoryError, ParameterError
 from gpu_marl_envs.training.algorithm import Algorithm, TrainingError
-from gpu_marl_envs.training.checkpoints import CHECKPOINT_NAME, Checkpoint, learner_state
+from gpu_marl_envs.training.checkpoints import CHECKPOINT_NAME, HALF_WRITTEN, Checkpoint, learner_state
 from gpu_marl_envs.training.config import CONFIG_NAME, resolved, write_config
 from gpu_marl_envs.training.learner import Learner, PolicySpec
 from gpu_marl_envs.training.metrics import WANDB_ID_NAME, Metrics, Readback
@@ -259,7 +261,7 @@ def train(
 
     Raises:
         ParameterError: the environment has another autoreset mode, ``total_steps`` is not positive, the policies do not
-            fit, or the folder holds a run.
+            fit, or the folder holds a run or another run writes to it.
         CheckpointError: a policy's initial weights do not fit.
         TrainingError: a loss is not finite; a checkpoint from before stays.
     """
@@ -268,35 +270,72 @@ def train(
     specs = resolve_policies(env, algorithm, policies)
     central = any(spec.algorithm is not None and spec.algorithm.central_critic for spec in specs.values())
     folder = None if folder is None else Path(folder)
-    if folder is not None and (folder / CHECKPOINT_NAME).exists() and not overwrite:
+    if not overwrite:
+        _check_holds_no_run(folder)
+    check_autoreset_mode(env, central)
+    learners = make_learners(env, specs, seed)
+    config = {}
+    if folder is not None or wandb is not None:  # a network without a name can be trained, but not written down
+        config = resolved(env, learners, total_steps=total_steps, seed=seed)
+    with _owning(folder):
+        if not overwrite:  # nobody else can begin one there any more
+            _check_holds_no_run(folder)
+        stale = _left_behind(folder, wandb)
+        metrics = Metrics(folder, total_steps, progress, wandb=wandb, config=config)
+        with metrics, _computing_for(env, learners):
+            session = Session(
+                env,
+                learners,
+                metrics,
+                total_steps=total_steps,
+                max_seconds=max_seconds,
+                seed=seed,
+                folder=folder,
+                checkpoint_seconds=checkpoint_seconds,
+                after_iteration=after_iteration,
+            )
+            for path in stale:
+                path.unlink()
+            if folder is not None:
+                write_config(config, folder / CONFIG_NAME)
+            session.save()
+            return _run(session, metrics)
+
+
+@contextmanager
+def _owning(folder: Path | None) -> Iterator[None]:
+    """Keeps other processes from writing a run to this folder, and removes what a killed one left half-written.
+
+    Raises:
+        ParameterError: another run writes to it.
+    """
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, or the process ends
+        except BlockingIOError:
+            raise ParameterError(
+                f"Another run is writing to {folder}; choose another folder, or wait for it."
+            ) from None
+        except OSError:
+            pass  # some file systems of networks lock no folders
+        for path in folder.glob(f".*{HALF_WRITTEN}"):
+            path.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_holds_no_run(folder: Path | None) -> None:
+    if folder is not None and (folder / CHECKPOINT_NAME).exists():
         raise ParameterError(
             f"{folder} holds a run already; resume it (`gpu-marl train --resume {folder}`), choose another folder, or "
             "say overwrite."
         )
-    check_autoreset_mode(env, central)
-    learners = make_learners(env, specs, seed)
-    stale = _left_behind(folder, wandb)
-    config = {}
-    if folder is not None or wandb is not None:  # a network without a name can be trained, but not written down
-        config = resolved(env, learners, total_steps=total_steps, seed=seed)
-    with Metrics(folder, total_steps, progress, wandb=wandb, config=config) as metrics, _computing_for(env, learners):
-        session = Session(
-            env,
-            learners,
-            metrics,
-            total_steps=total_steps,
-            max_seconds=max_seconds,
-            seed=seed,
-            folder=folder,
-            checkpoint_seconds=checkpoint_seconds,
-            after_iteration=after_iteration,
-        )
-        for path in stale:
-            path.unlink()
-        if folder is not None:
-            write_config(config, folder / CONFIG_NAME)
-        session.save()
-        return _run(session, metrics)
 
 
 def _left_behind(folder: Path | None, wandb: str | None) -> list[Path]:
@@ -333,40 +372,41 @@ def resume(
     Raises:
         FileNotFoundError: there is no checkpoint.
         CheckpointError: the checkpoint is damaged.
-        ParameterError: a network is one of yours, whose module is not imported.
+        ParameterError: a network is one of yours, whose module is not imported, or another run writes to the folder.
         TrainingError: a loss is not finite; a checkpoint from before stays.
     """
     folder = Path(folder)
     folder = folder.parent if folder.name == CHECKPOINT_NAME else folder
-    checkpoint = Checkpoint.load(folder / CHECKPOINT_NAME)
-    total_steps = checkpoint.total_steps if total_steps is None else total_steps
-    central = any(policy["settings"]["central_critic"] for policy in checkpoint.policies.values())
-    env = make_batched(
-        checkpoint.env_id,
-        checkpoint.num_envs,
-        device or checkpoint.device,
-        autoreset_mode=autoreset_mode_for(central),
-        obs_dtype=next(iter(checkpoint.rollout["observation"].values())).dtype,
-        **checkpoint.env_params,
-    )
-    learners = checkpoint.restore_learners(env)
-    config = resolved(env, learners, total_steps=total_steps, seed=checkpoint.seed)
-    metrics = Metrics(folder, total_steps, progress, wandb=wandb, config=config, agent_steps=checkpoint.agent_steps)
-    with metrics, _computing_for(env, learners):
-        session = Session(
-            env,
-            learners,
-            metrics,
-            total_steps=total_steps,
-            max_seconds=max_seconds,
-            seed=checkpoint.seed,
-            folder=folder,
-            checkpoint_seconds=checkpoint_seconds,
-            after_iteration=after_iteration,
+    with _owning(folder if folder.is_dir() else None):
+        checkpoint = Checkpoint.load(folder / CHECKPOINT_NAME)
+        total_steps = checkpoint.total_steps if total_steps is None else total_steps
+        central = any(policy["settings"]["central_critic"] for policy in checkpoint.policies.values())
+        env = make_batched(
+            checkpoint.env_id,
+            checkpoint.num_envs,
+            device or checkpoint.device,
+            autoreset_mode=autoreset_mode_for(central),
+            obs_dtype=next(iter(checkpoint.rollout["observation"].values())).dtype,
+            **checkpoint.env_params,
         )
-        session.restore(checkpoint)
-        write_config(config, folder / CONFIG_NAME)
-        return _run(session, metrics)
+        learners = checkpoint.restore_learners(env)
+        config = resolved(env, learners, total_steps=total_steps, seed=checkpoint.seed)
+        metrics = Metrics(folder, total_steps, progress, wandb=wandb, config=config, agent_steps=checkpoint.agent_steps)
+        with metrics, _computing_for(env, learners):
+            session = Session(
+                env,
+                learners,
+                metrics,
+                total_steps=total_steps,
+                max_seconds=max_seconds,
+                seed=checkpoint.seed,
+                folder=folder,
+                checkpoint_seconds=checkpoint_seconds,
+                after_iteration=after_iteration,
+            )
+            session.restore(checkpoint)
+            write_config(config, folder / CONFIG_NAME)
+            return _run(session, metrics)
 
 
 def _run(session: Session, metrics: Metrics) -> TrainingResult:
