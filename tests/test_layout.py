@@ -63,6 +63,11 @@ def test_a_warp_has_room_for_its_rows_and_candidates(agents: int, full: bool) ->
     assert layout.warp_stage_floats % LINE_FLOATS == 0 and layout.unit_bytes % (4 * LINE_FLOATS) == 0
 
 
+@pytest.mark.parametrize(("agents", "warps"), [(110, 4), (193, 7), (300, 10), (500, 8), (1000, 8), (3000, 12)])
+def test_warps_that_search_in_cells_share_the_agents_evenly(agents: int, warps: int) -> None:
+    assert _layout(agents, SHARED_LIMITS[-1]).warps == warps
+
+
 @pytest.mark.parametrize("agents", [33, 100, 300, 1000, 1500])
 @pytest.mark.parametrize("entry_bytes", [2, 4])
 def test_all_rows_of_a_copy_have_room_where_they_are_collected(agents: int, entry_bytes: int) -> None:

@@ -43,10 +43,13 @@ struct SearchTogether {
   }
 };
 
-// Whether agent j is at finite coordinates: nobody else finds or is found.
+// Whether coordinates are finite: nobody else finds or is found.
+METHOD bool is_somewhere(float x, float y) { return (x - x == 0.0f) & (y - y == 0.0f); }
+
+// Whether those of agent j are.
 template <class Search>
 METHOD bool is_somewhere(const Search& search, int j) {
-  return search.x[j] - search.x[j] == 0.0f && search.y[j] - search.y[j] == 0.0f;
+  return is_somewhere(search.x[j], search.y[j]);
 }
 
 // Nobody at a squared distance up to this is farther off, whatever was rounded.
@@ -75,9 +78,19 @@ struct SearchInCells {
         const int row = side == 0 ? home - away : home + away;
         const Range stretch = cells.stretch(row, cells.column_of(at_x - reach), cells.column_of(at_x + reach));
 #pragma unroll 1
-        for (int at = stretch.first; at < stretch.end(); ++at) {
-          const float dx = cells.position[at].x - at_x, dy = cells.position[at].y - at_y;
-          if (cells.agent[at] != i) best.insert(cells.agent[at], dx * dx + dy * dy, search.limit);
+        for (int first = stretch.first; first < stretch.end(); first += at_once) {
+          float distance[at_once];
+#pragma unroll
+          for (int k = 0; k < at_once; ++k) {
+            const float2 its = cells.position[Math::min(first + k, stretch.end() - 1)];
+            const float dx = its.x - at_x, dy = its.y - at_y;
+            distance[k] = dx * dx + dy * dy;
+          }
+#pragma unroll
+          for (int k = 0; k < at_once; ++k) {
+            if (first + k >= stretch.end() || distance[k] > best.distance_squared[K - 1]) continue;
+            if (cells.agent[first + k] != i) best.insert(cells.agent[first + k], distance[k], search.limit);
+          }
         }
       }
     }
@@ -130,7 +143,8 @@ class Searcher : public Team {
     if constexpr (Geometry::candidates == 0 || K > Geometry::longest_list || (most <= few && !listed)) {
       return SearchAlone<K, Agents, Eligible>{search};
     } else if constexpr (!listed && K <= 4 && most > Geometry::candidates) {
-      return SearchInCells<K, Agents, Eligible>{search, sort_into_cells(search, [](int) { return false; })};
+      return SearchInCells<K, Agents, Eligible>{search,
+                                                sort_into_cells(search, search.among, [](int) { return false; })};
     } else if constexpr (most <= Geometry::candidates) {
       Candidates<Geometry::candidates> candidates(search_memory_);
       int* place = reinterpret_cast<int*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
@@ -220,7 +234,7 @@ class Searcher : public Team {
   // those who are in cells.
   template <int K, class Agents, class Eligible, class Asks, class Visit>
   METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Visit visit) {
-    const Cells cells = sort_into_cells(search, asks);
+    const Cells cells = sort_into_cells(search, Range{0, Geometry::num_agents}, asks);
     const int end_of_cells = (cells.size + 31) & ~31, lane = lane_ % 32;
 #pragma unroll 1
     for (int next = next_part(cells), first; (first = of_first_lane(next)) < end_of_cells + others;) {
@@ -376,9 +390,9 @@ class Searcher : public Team {
             number_in_order(__reduce_min_sync(~0u, at_y)), number_in_order(__reduce_max_sync(~0u, at_y))};
   }
 
-  // Sorts the candidates and all who ask.
-  template <class Search, class Asks>
-  METHOD Cells sort_into_cells(const Search& search, Asks asks) {
+  // Sorts the candidates and who asks, looking for both in the range `all`.
+  template <class Search, class Agents, class Asks>
+  METHOD Cells sort_into_cells(const Search& search, Agents all, Asks asks) {
     unsigned* corners = reinterpret_cast<unsigned*>(search_memory_);  // least and greatest x, least and greatest y
     int* count = reinterpret_cast<int*>(corners + 4);
     Cells cells;
@@ -386,19 +400,18 @@ class Searcher : public Team {
     cells.start = count + 4;
     cells.agent = cells.start + Geometry::most_cells + 4;
     cells.position = reinterpret_cast<float2*>(search_memory_ + Geometry::positions_at);
-    // Calls visit(who, x, y, number) for a few of them at once, so that their memory is waited for together.
+    // Calls visit(who, x, y) for a few of them at once, without branches, so that their memory is waited for together.
     const auto each_member = [&](auto visit) {
-      for (int first = lane_; first < Geometry::num_agents; first += at_once * Geometry::lanes) {
+      for (int first = all.first + lane_; first < all.end(); first += at_once * Geometry::lanes) {
         int who[at_once];
         float2 at[at_once];
 #pragma unroll
         for (int k = 0; k < at_once; ++k) {
-          const int j = first + k * Geometry::lanes;
-          who[k] = -1;
-          if (j >= Geometry::num_agents) continue;
+          const int j = Math::min(first + k * Geometry::lanes, all.end() - 1);
           at[k] = {search.x[j], search.y[j]};
-          const bool candidate = is_candidate(search, j);
-          if (candidate || (asks(j) && is_somewhere(search, j))) who[k] = candidate ? j : j | Cells::bystander;
+          const bool candidate = search.among.has(j) && search.eligible(j), asking = asks(j);
+          const bool is_there = (first + k * Geometry::lanes < all.end()) & is_somewhere(at[k].x, at[k].y);
+          who[k] = !((candidate | asking) & is_there) ? -1 : candidate ? j : j | Cells::bystander;
         }
         visit(who, at);
       }

@@ -23,6 +23,8 @@ LONGEST_LIST = 30  # nearest agents that are sorted in registers
 MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
 MOST_WARPS = 8  # of a block that plays a copy alone: each passes its barriers for more agents than many warps would
 MOST_SEARCHING_WARPS = 12  # where agents look for neighbours
+FEWEST_SEARCHING_WARPS = 7  # where they are sorted into cells, and warps search for 32 at a time
+MOST_BALANCED_CHUNKS = 32  # of agents; with more, it matters little that some warps search once more than others
 MOST_OVERLAPPING_WARPS = 1024  # of a launch that starts while the one before ends; more get into each other's way
 MOST_BLOCKS = 8  # that play a copy together
 MULTIPROCESSORS = 132  # of a large GPU
@@ -256,7 +258,7 @@ def _one_per_team(
         stage_floats += 2 * LINE_FLOATS * len(environment.agent_groups)
     if search.most_cells:  # between observations it holds a warp's candidates
         stage_floats = max(stage_floats, CANDIDATE_BYTES * search.candidates // 4)
-    team_warps = min(MOST_SEARCHING_WARPS if search.candidates else MOST_WARPS, chunks)
+    team_warps = _team_warps(search, chunks)
     for staged in (True, False):
         blocks, most_warps = 1, team_warps
         if not staged:
@@ -298,6 +300,15 @@ def _one_per_team(
         if collecting.shared_bytes <= shared_limit and collecting.resident_blocks * warps >= COLLECTING_WARPS:
             return collecting
     return layout
+
+
+def _team_warps(search: SearchMemory, chunks: int) -> int:
+    """Warps of a block, with so many chunks of 32 agents to play."""
+    most = min(MOST_SEARCHING_WARPS if search.candidates else MOST_WARPS, chunks)
+    if not search.most_cells or chunks > MOST_BALANCED_CHUNKS:
+        return most
+    fewest = min(FEWEST_SEARCHING_WARPS, most)
+    return min(range(most, fewest - 1, -1), key=lambda warps: -chunks % warps)  # who are idle in the last turn
 
 
 def _search_memory(environment: Environment) -> SearchMemory:
