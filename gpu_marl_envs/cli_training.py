@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +135,8 @@ def _trained(config: RunConfig) -> TrainingResult:
     num_envs = measured_num_envs(make, algorithm, specs) if config.num_envs == AUTO else config.num_envs
     assert not isinstance(num_envs, str)
     env = make(num_envs)
-    folder = Path(config.out or Path("runs") / declaration.id / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")  # runs that start in one second have folders of their own
+    folder = Path(config.out or Path("runs") / declaration.id / started)
     print(f"{env.num_envs} copies of {declaration.id} on {env.device}; writing to {folder}")
     return train(
         env,
@@ -152,6 +153,7 @@ def _trained(config: RunConfig) -> TrainingResult:
 
 
 def _resumed(options: argparse.Namespace) -> TrainingResult:
+    from gpu_marl_envs.training.config import checked_seconds
     from gpu_marl_envs.training.session import resume
 
     allowed = ("total_steps", "device", "wandb", "max_seconds", "checkpoint_seconds")
@@ -160,6 +162,9 @@ def _resumed(options: argparse.Namespace) -> TrainingResult:
         if key not in allowed and value is not None:
             raise CommandError(f"{flag(key)} cannot change when a run is resumed; start a new run for it.")
     chosen = {key: given[key] for key in allowed if key in given}
+    for key in ("max_seconds", "checkpoint_seconds"):
+        if key in chosen:
+            chosen[key] = checked_seconds(chosen[key], key)
     if chosen.get("device") == "auto":
         del chosen["device"]
     print(f"Resuming {options.resume}")
@@ -187,6 +192,13 @@ def evaluate(options: argparse.Namespace) -> int:
                 f"{path} was trained on {checkpoint.env_id} and {options.checkpoint[0]} on {checkpoints[0].env_id}; "
                 "compare checkpoints of one environment."
             )
+        first = checkpoints[0].env_params
+        for name, value in checkpoint.env_params.items():
+            if value != first[name]:
+                raise CommandError(
+                    f"{path} was trained with {name}={value} and {options.checkpoint[0]} with {name}={first[name]}; "
+                    "compare checkpoints of one environment."
+                )
     env = _env_of(checkpoints[0], options.episodes, options.device, "DISABLED")
     names = ["trained"] if len(checkpoints) == 1 else _short_names(options.checkpoint)
     players: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -15,6 +16,9 @@ from gpu_marl_envs.spec import Environment
 USER_ERROR, INTERRUPTED = 2, 130  # exit codes, as shells use them
 NUM_ENVS = {"cpu": 256, "cuda": 4096}  # copies to train on, by type of device
 COPIES = f"copies stepped at once (default: {NUM_ENVS['cpu']} on a CPU, {NUM_ENVS['cuda']} on a GPU)"
+
+
+FLAGS_ALONE = {"--overwrite", "--help"}  # options without a value
 
 
 class CommandError(GpuMarlError, ValueError):
@@ -127,7 +131,9 @@ def seconds(text: str) -> float:
 
 def named_environment(words: Sequence[str]) -> type[Environment] | None:
     """The environment that the command line is about, wherever among its options it stands."""
-    for word in words:
+    for before, word in itertools.pairwise(["", *words]):
+        if before.startswith("--") and "=" not in before and before not in FLAGS_ALONE:
+            continue  # the value of an option, such as a folder
         if word.removeprefix(f"{registry.NAMESPACE}/") in registry.ids():
             return registry.get(word)
     if words and not words[0].startswith("-"):

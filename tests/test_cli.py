@@ -402,3 +402,26 @@ def test_an_environment_of_the_users_is_imported(
     finally:
         registry._registered.pop("mine-v0", None)
         sys.modules.pop("my_probe", None)
+
+
+def test_folders_may_be_named_like_environments(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("train", "tag_gridworld-v0", *TINY, "--total-steps", "1", "--out", "cartpole-v1")
+    assert "Resuming cartpole-v1" in run("train", "--resume", "cartpole-v1", "--total-steps", "200")
+
+
+def test_runs_that_start_at_once_get_folders_of_their_own(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        run("train", "tag_gridworld-v0", *TINY, "--total-steps", "1")
+    assert len(list((tmp_path / "runs" / "tag_gridworld-v0").iterdir())) == 2
+
+
+def test_only_checkpoints_of_one_game_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for steps in ("9", "11"):
+        out = ["--total-steps", "1", "--out", str(tmp_path / steps), "--env.episode-length", steps]
+        assert main(["train", "tag_gridworld-v0", *TINY, *out]) == 0
+    assert main(["eval", str(tmp_path / "9"), str(tmp_path / "11"), "--device", "cpu"]) == 2
+    assert "11 was trained with episode_length=11 and" in capsys.readouterr().err

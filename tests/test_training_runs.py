@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import fcntl
@@ -709,3 +710,42 @@ def test_ctrl_c_ends_the_measuring_of_a_number_of_copies(make: Make, monkeypatch
             PPO(rollout_steps=4, **SMALL),
             report=lambda line: None,
         )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"total_steps": None}, "total_steps must be a whole number of at least 1, but None"),
+        ({"total_steps": "auto"}, "total_steps must be a whole number of at least 1, but 'auto'"),
+        ({"device": 5}, "device must be a text, but 5"),
+        ({"out": 5}, "out must be a text, but 5"),
+        ({"overwrite": "perhaps"}, "overwrite must be true or false, but 'perhaps'"),
+        ({"policies": {"tagger": {"groups": 5}}}, "policies.tagger.groups must be texts"),
+        ({"policies": {"tagger": {"groups": [["tagger"]]}}}, "policies.tagger.groups must be texts"),
+        ({"policies": {"tagger": {"network": 5}}}, "policies.tagger.network must be a text, but 5"),
+        ({"policies": {"tagger": {"weights": ["a"]}}}, "policies.tagger.weights must be a text"),
+        ({"policies": {"tagger": {"algorithm": ["ppo"]}}}, "policies.tagger.algorithm must be a text"),
+        ({"max_seconds": "nan"}, "max_seconds must be a number of seconds"),
+    ],
+)
+def test_a_file_of_impossible_values_is_told_which(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        RunConfig.read({"environment": "tag_gridworld-v0", **values}).specs()
+
+
+def test_words_of_a_file_are_truth_values() -> None:
+    assert not RunConfig.read({"environment": "tag_gridworld-v0", "overwrite": "no", "num_envs": "auto"}).overwrite
+
+
+def test_whatever_damages_a_checkpoint_it_is_called_damaged(tmp_path: Path) -> None:
+    train(FakeEnv(matching_bit), FAST, total_steps=1, folder=tmp_path, progress=False)
+    content = (tmp_path / "checkpoint.pt").read_bytes()
+    draw = random.Random(0)
+    for number in range(60):
+        damaged = bytearray(content)
+        for _ in range(draw.randint(1, 40)):
+            damaged[draw.randrange(min(2000, len(damaged)))] = draw.randrange(256)
+        path = tmp_path / f"{number}.pt"
+        path.write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):  # some bytes make no difference
+            Checkpoint.load(path)

@@ -96,7 +96,9 @@ class Checkpoint:
             if path.is_dir() or not zipfile.is_zipfile(path):
                 raise pickle.UnpicklingError("torch.save writes zip files")
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # there is no end to what damage raises
             raise CheckpointError(f"{path} is not a readable checkpoint; `gpu-marl train` writes them.") from error
         if not isinstance(content, dict) or "format" not in content:
             raise CheckpointError(f"{path} is not a checkpoint of this package; `gpu-marl train` writes them.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -81,23 +81,29 @@ class RunConfig:
         known = {one.name for one in fields(cls)} - {"settings"}
         if "environment" not in values:
             raise ParameterError("Say which environment to train on: ENV on the command line, or environment: in YAML.")
-        algorithm = str(values.get("algorithm", cls.algorithm))
+        for name in ("environment", "algorithm", "device", "out", "wandb"):
+            if name in values and not (values[name] is None and name in ("out", "wandb")):
+                _text(values[name], name)
+        algorithm = values.get("algorithm", cls.algorithm)
         algorithm_named(algorithm)
         settings = {name: _mapping(values.pop(name), name) for name in algorithms() if name in values}
         for name in values:
             if name not in known:
                 raise ParameterError(f"A run has no setting {name!r}; {nearest(name, known | set(algorithms()))}")
-        used = {algorithm, *(entry.get("algorithm") for entry in _policies(values).values())}
+        if "overwrite" in values:
+            values["overwrite"] = _truth(values["overwrite"], "overwrite")
+        values["policies"] = _policies(values)
+        used = {algorithm, *(entry.get("algorithm") for entry in values["policies"].values())}
         for name in settings.keys() - used:
             raise ParameterError(f"Settings of {name} have no effect, since nothing is trained by it.")
         for name in ("num_envs", "total_steps", "seed"):
-            if values.get(name) is not None and values[name] != AUTO:
+            open_to = (None, AUTO) if name == "num_envs" else ()
+            if name in values and values[name] not in open_to:
                 values[name] = _whole(values[name], name, least=0 if name == "seed" else 1)
         for name in ("max_seconds", "checkpoint_seconds"):
             if name in values:
-                values[name] = _seconds(values[name], name)
+                values[name] = checked_seconds(values[name], name)
         values["env"] = _mapping(values.get("env"), "env")
-        values["policies"] = _policies(values)
         return cls(**values, settings=settings)
 
     def declaration(self) -> Environment:
@@ -122,11 +128,10 @@ class RunConfig:
         specs = {}
         for name, entry in self.policies.items():
             own = {key: value for key, value in entry.items() if key not in POLICY_FIELDS}
-            groups = entry.get("groups") or ()
             network = entry.get("network")
             specs[name] = PolicySpec(
-                groups=tuple(groups.split(",")) if isinstance(groups, str) else tuple(groups),
-                algorithm=self._algorithm(str(entry.get("algorithm", self.algorithm)), own),
+                groups=_texts(entry.get("groups"), f"policies.{name}.groups"),
+                algorithm=self._algorithm(entry.get("algorithm", self.algorithm), own),
                 network=None if network is None else network_named(network),
                 frozen=_truth(entry.get("frozen", False), f"policies.{name}.frozen"),
                 weights=entry.get("weights"),
@@ -198,7 +203,12 @@ def write_config(config: Mapping[str, Any], path: Path) -> None:
 
 def _policies(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     policies = _mapping(values.get("policies"), "policies")
-    return {name: _mapping(entry, f"policies.{name}") for name, entry in policies.items()}
+    entries = {name: _mapping(entry, f"policies.{name}") for name, entry in policies.items()}
+    for name, entry in entries.items():
+        for key in ("algorithm", "network", "weights"):
+            if entry.get(key) is not None:
+                _text(entry[key], f"policies.{name}.{key}")
+    return entries
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:
@@ -207,6 +217,20 @@ def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ParameterError(f"{name} must hold keys and values, but {value!r} was given.")
     return dict(value)
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ParameterError(f"{name} must be a text, but {value!r} was given.")
+    return value
+
+
+def _texts(value: Any, name: str) -> tuple[str, ...]:
+    """A list, or what stands between commas."""
+    texts = value.split(",") if isinstance(value, str) else () if value is None else value
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise ParameterError(f"{name} must be texts, in a list or with commas between them, but {value!r} was given.")
+    return tuple(texts)
 
 
 def _whole(value: Any, name: str, *, least: int) -> int:
@@ -219,7 +243,12 @@ def _whole(value: Any, name: str, *, least: int) -> int:
     return int(value) if isinstance(value, int) else int(number)
 
 
-def _seconds(value: Any, name: str) -> float:
+def checked_seconds(value: Any, name: str) -> float:
+    """A number of seconds, at least 0.
+
+    Raises:
+        ParameterError: it is none.
+    """
     try:
         number = float(value)
     except (TypeError, ValueError):
