@@ -712,6 +712,11 @@ def test_ctrl_c_ends_the_measuring_of_a_number_of_copies(make: Make, monkeypatch
         )
 
 
+def test_networks_that_do_not_fit_the_memory_are_told_so() -> None:
+    with pytest.raises(TooLittleMemory, match="The networks do not fit the memory of cpu; use smaller ones"):
+        train(FakeEnv(matching_bit), PPO(hidden_size=2**22), total_steps=1, progress=False)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

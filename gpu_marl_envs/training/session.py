@@ -214,15 +214,21 @@ class Session:
 
 
 def _rollout(env: BatchedEnv, policies: Mapping[str, ActorCritic], steps: int) -> Rollout:
-    try:
+    with _explaining_lack_of_memory(
+        f"{steps} steps of {env.num_envs} copies do not fit the memory of {env.device}; use fewer copies (num_envs) or "
+        "fewer rollout_steps."
+    ):
         return Rollout(env, policies, steps)
+
+
+@contextmanager
+def _explaining_lack_of_memory(what: str) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:  # which torch's own error is as well, and on a CPU there is no other
         if not isinstance(error, torch.OutOfMemoryError) and "alloc" not in str(error):
             raise
-        raise OutOfMemoryError(
-            f"{steps} steps of {env.num_envs} copies do not fit the memory of {env.device}; use fewer copies "
-            "(num_envs) or fewer rollout_steps."
-        ) from None
+        raise OutOfMemoryError(what) from None
 
 
 def train(
@@ -273,7 +279,8 @@ def train(
     if not overwrite:
         _check_holds_no_run(folder)
     check_autoreset_mode(env, central)
-    learners = make_learners(env, specs, seed)
+    with _explaining_lack_of_memory(f"The networks do not fit the memory of {env.device}; use smaller ones."):
+        learners = make_learners(env, specs, seed)
     config = {}
     if folder is not None or wandb is not None:  # a network without a name can be trained, but not written down
         config = resolved(env, learners, total_steps=total_steps, seed=seed)
