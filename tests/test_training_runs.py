@@ -132,11 +132,13 @@ def test_the_resolved_configuration_makes_the_same_run(tmp_path: Path, make: Mak
     env = make("tag_gridworld-v0", 4, autoreset_mode="SAME_STEP", seed=5, device="cpu", num_taggers=2, start="fixed")
     specs = {"tagger": PolicySpec(algorithm=A2C(rollout_steps=8, **SMALL))}
     algorithm = PPO(rollout_steps=8, clip_range="0:0.3,1:0.1", **SMALL)
-    first = train(env, algorithm, total_steps=500, policies=specs, seed=5, folder=tmp_path, progress=False)
+    options: dict[str, Any] = {"policies": specs, "seed": 5, "checkpoint_seconds": 7.0}
+    first = train(env, algorithm, total_steps=500, folder=tmp_path, progress=False, **options)
 
     config = RunConfig.read(yaml.safe_load((tmp_path / "config.yaml").read_text()))
     declaration = config.declaration()
     assert declaration == env.declaration
+    assert (config.checkpoint_seconds, config.max_seconds, config.wandb) == (7.0, math.inf, None)
     again = make(
         config.environment,
         config.num_envs,

@@ -169,8 +169,14 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
-def resolved(env: BatchedEnv, learners: Mapping[str, Learner], *, total_steps: int, seed: int) -> dict[str, Any]:
-    """A configuration that says everything, defaults included; :meth:`RunConfig.read` reads it."""
+def resolved(env: BatchedEnv, learners: Mapping[str, Learner], **run: Any) -> dict[str, Any]:
+    """A configuration that says everything but the folder, defaults included; :meth:`RunConfig.read` reads it.
+
+    Args:
+        env: the environment.
+        learners: what is trained, and how.
+        **run: the run's other settings.
+    """
     policies = {}
     for name, learner in learners.items():
         spec = learner.spec
@@ -188,8 +194,7 @@ def resolved(env: BatchedEnv, learners: Mapping[str, Learner], *, total_steps: i
         "environment": env.declaration.id,
         "num_envs": env.num_envs,
         "device": str(env.device),
-        "seed": seed,
-        "total_steps": total_steps,
+        **run,
         "env": env.declaration.params(),
         "policies": policies,
     }

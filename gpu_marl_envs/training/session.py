@@ -283,7 +283,15 @@ def train(
         learners = make_learners(env, specs, seed)
     config = {}
     if folder is not None or wandb is not None:  # a network without a name can be trained, but not written down
-        config = resolved(env, learners, total_steps=total_steps, seed=seed)
+        config = resolved(
+            env,
+            learners,
+            seed=seed,
+            total_steps=total_steps,
+            max_seconds=max_seconds,
+            checkpoint_seconds=checkpoint_seconds,
+            wandb=wandb,
+        )
     with _owning(folder):
         if not overwrite:  # nobody else can begin one there any more
             _check_holds_no_run(folder)
@@ -397,7 +405,15 @@ def resume(
             **checkpoint.env_params,
         )
         learners = checkpoint.restore_learners(env)
-        config = resolved(env, learners, total_steps=total_steps, seed=checkpoint.seed)
+        config = resolved(
+            env,
+            learners,
+            seed=checkpoint.seed,
+            total_steps=total_steps,
+            max_seconds=max_seconds,
+            checkpoint_seconds=checkpoint_seconds,
+            wandb=wandb,
+        )
         metrics = Metrics(folder, total_steps, progress, wandb=wandb, config=config, agent_steps=checkpoint.agent_steps)
         with metrics, _computing_for(env, learners):
             session = Session(
