@@ -29,7 +29,10 @@ class Given(nn.Module):
             self.outputs[:, -1] /= scale
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        return self.outputs[:, :-1], self.outputs[:, -1]
+        outputs = self.outputs
+        if len(observation) != len(outputs):  # when the policy is made, it is tried with two rows
+            outputs = outputs.new_zeros(len(observation), outputs.shape[1])
+        return outputs[:, :-1], outputs[:, -1]
 
 
 @dataclass(frozen=True)
