@@ -192,11 +192,12 @@ def evaluate(options: argparse.Namespace) -> int:
                 f"{path} was trained on {checkpoint.env_id} and {options.checkpoint[0]} on {checkpoints[0].env_id}; "
                 "compare checkpoints of one environment."
             )
-        first = checkpoints[0].env_params
-        for name, value in checkpoint.env_params.items():
-            if value != first[name]:
+        params, first = checkpoint.env_params, checkpoints[0].env_params
+        for name in first | params:  # a parameter may be newer than a checkpoint
+            value, other = params.get(name, "its default"), first.get(name, "its default")
+            if value != other:
                 raise CommandError(
-                    f"{path} was trained with {name}={value} and {options.checkpoint[0]} with {name}={first[name]}; "
+                    f"{path} was trained with {name}={value} and {options.checkpoint[0]} with {name}={other}; "
                     "compare checkpoints of one environment."
                 )
     env = _env_of(checkpoints[0], options.episodes, options.device, "DISABLED")

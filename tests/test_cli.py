@@ -425,3 +425,9 @@ def test_only_checkpoints_of_one_game_are_compared(tmp_path: Path, capsys: pytes
         assert main(["train", "tag_gridworld-v0", *TINY, *out]) == 0
     assert main(["eval", str(tmp_path / "9"), str(tmp_path / "11"), "--device", "cpu"]) == 2
     assert "11 was trained with episode_length=11 and" in capsys.readouterr().err
+
+    checkpoint = Checkpoint.load(tmp_path / "11")
+    del checkpoint.env_params["episode_length"]
+    checkpoint.save(tmp_path / "older.pt")
+    assert main(["eval", str(tmp_path / "older.pt"), str(tmp_path / "9"), "--device", "cpu"]) == 2
+    assert "9 was trained with episode_length=9 and" in capsys.readouterr().err

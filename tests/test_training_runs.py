@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -456,7 +457,12 @@ def test_a_signal_ends_a_run_with_a_checkpoint(
     assert "press Ctrl-C again" in capsys.readouterr().err
 
 
-def test_a_second_interrupt_ends_a_run_at_once() -> None:
+def test_a_second_interrupt_ends_a_run_at_once(request: pytest.FixtureRequest) -> None:
+    # A shell has its background jobs ignore Ctrl-C, and those tests that run in one.
+    request.addfinalizer(
+        partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+    )
+
     def interrupt(_: Session) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -732,7 +738,9 @@ def test_networks_that_do_not_fit_the_memory_are_told_so() -> None:
         ({"policies": {"tagger": {"network": 5}}}, "policies.tagger.network must be a text, but 5"),
         ({"policies": {"tagger": {"weights": ["a"]}}}, "policies.tagger.weights must be a text"),
         ({"policies": {"tagger": {"algorithm": ["ppo"]}}}, "policies.tagger.algorithm must be a text"),
+        ({"policies": {"tagger": {"algorithm": None}}}, "policies.tagger.algorithm must be a text, but None"),
         ({"max_seconds": "nan"}, "max_seconds must be a number of seconds"),
+        ({"max_seconds": 10**400}, "max_seconds must be a number of seconds"),
     ],
 )
 def test_a_file_of_impossible_values_is_told_which(values: dict[str, Any], message: str) -> None:

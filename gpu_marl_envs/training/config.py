@@ -211,7 +211,7 @@ def _policies(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     entries = {name: _mapping(entry, f"policies.{name}") for name, entry in policies.items()}
     for name, entry in entries.items():
         for key in ("algorithm", "network", "weights"):
-            if entry.get(key) is not None:
+            if key in entry and (key == "algorithm" or entry[key] is not None):
                 _text(entry[key], f"policies.{name}.{key}")
     return entries
 
@@ -256,7 +256,7 @@ def checked_seconds(value: Any, name: str) -> float:
     """
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not number >= 0:
         raise ParameterError(f"{name} must be a number of seconds, but {value!r} was given.")
