@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -276,45 +277,35 @@ def train(
     specs = resolve_policies(env, algorithm, policies)
     central = any(spec.algorithm is not None and spec.algorithm.central_critic for spec in specs.values())
     folder = None if folder is None else Path(folder)
-    if not overwrite:
-        _check_holds_no_run(folder)
     check_autoreset_mode(env, central)
     with _explaining_lack_of_memory(f"The networks do not fit the memory of {env.device}; use smaller ones."):
         learners = make_learners(env, specs, seed)
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "total_steps": total_steps,
+        "max_seconds": max_seconds,
+        "checkpoint_seconds": checkpoint_seconds,
+    }
     config = {}
     if folder is not None or wandb is not None:  # a network without a name can be trained, but not written down
-        config = resolved(
-            env,
-            learners,
-            seed=seed,
-            total_steps=total_steps,
-            max_seconds=max_seconds,
-            checkpoint_seconds=checkpoint_seconds,
-            wandb=wandb,
-        )
+        config = resolved(env, learners, **settings, wandb=wandb)
     with _owning(folder):
-        if not overwrite:  # nobody else can begin one there any more
-            _check_holds_no_run(folder)
+        if folder is not None and (folder / CHECKPOINT_NAME).exists() and not overwrite:
+            raise ParameterError(
+                f"{folder} holds a run already; resume it (`gpu-marl train --resume {folder}`), choose another folder, "
+                "or say overwrite."
+            )
         stale = _left_behind(folder, wandb)
         metrics = Metrics(folder, total_steps, progress, wandb=wandb, config=config)
-        with metrics, _computing_for(env, learners):
-            session = Session(
-                env,
-                learners,
-                metrics,
-                total_steps=total_steps,
-                max_seconds=max_seconds,
-                seed=seed,
-                folder=folder,
-                checkpoint_seconds=checkpoint_seconds,
-                after_iteration=after_iteration,
-            )
+
+        def begin(session: Session) -> None:
             for path in stale:
                 path.unlink()
             if folder is not None:
                 write_config(config, folder / CONFIG_NAME)
             session.save()
-            return _run(session, metrics)
+
+        return _run(env, learners, metrics, begin, folder=folder, after_iteration=after_iteration, **settings)
 
 
 @contextmanager
@@ -343,14 +334,6 @@ def _owning(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _check_holds_no_run(folder: Path | None) -> None:
-    if folder is not None and (folder / CHECKPOINT_NAME).exists():
-        raise ParameterError(
-            f"{folder} holds a run already; resume it (`gpu-marl train --resume {folder}`), choose another folder, or "
-            "say overwrite."
-        )
 
 
 def _left_behind(folder: Path | None, wandb: str | None) -> list[Path]:
@@ -405,44 +388,43 @@ def resume(
             **checkpoint.env_params,
         )
         learners = checkpoint.restore_learners(env)
-        config = resolved(
-            env,
-            learners,
-            seed=checkpoint.seed,
-            total_steps=total_steps,
-            max_seconds=max_seconds,
-            checkpoint_seconds=checkpoint_seconds,
-            wandb=wandb,
-        )
+        settings: dict[str, Any] = {
+            "seed": checkpoint.seed,
+            "total_steps": total_steps,
+            "max_seconds": max_seconds,
+            "checkpoint_seconds": checkpoint_seconds,
+        }
+        config = resolved(env, learners, **settings, wandb=wandb)
         metrics = Metrics(folder, total_steps, progress, wandb=wandb, config=config, agent_steps=checkpoint.agent_steps)
-        with metrics, _computing_for(env, learners):
-            session = Session(
-                env,
-                learners,
-                metrics,
-                total_steps=total_steps,
-                max_seconds=max_seconds,
-                seed=checkpoint.seed,
-                folder=folder,
-                checkpoint_seconds=checkpoint_seconds,
-                after_iteration=after_iteration,
-            )
+
+        def begin(session: Session) -> None:
             session.restore(checkpoint)
             write_config(config, folder / CONFIG_NAME)
-            return _run(session, metrics)
+
+        return _run(env, learners, metrics, begin, folder=folder, after_iteration=after_iteration, **settings)
 
 
-def _run(session: Session, metrics: Metrics) -> TrainingResult:
-    with _stop_on_signal(session):
-        session.run()
-    return TrainingResult(
-        policies=session.policies,
-        checkpoint=session.save(),
-        history=metrics.history,
-        agent_steps=session.agent_steps,
-        seconds=session.seconds,
-        interrupted=session.interrupted,
-    )
+def _run(
+    env: BatchedEnv,
+    learners: Mapping[str, Learner],
+    metrics: Metrics,
+    begin: Callable[[Session], None],
+    **options: Any,
+) -> TrainingResult:
+    """Makes a session with these options, has it begin, and trains to its end."""
+    with metrics, _computing_for(env, learners):
+        session = Session(env, learners, metrics, **options)
+        begin(session)
+        with _stop_on_signal(session):
+            session.run()
+        return TrainingResult(
+            policies=session.policies,
+            checkpoint=session.save(),
+            history=metrics.history,
+            agent_steps=session.agent_steps,
+            seconds=session.seconds,
+            interrupted=session.interrupted,
+        )
 
 
 @contextmanager
