@@ -83,7 +83,7 @@ class RunConfig:
             raise ParameterError("Say which environment to train on: ENV on the command line, or environment: in YAML.")
         for name in ("environment", "algorithm", "device", "out", "wandb"):
             if name in values and not (values[name] is None and name in ("out", "wandb")):
-                _text(values[name], name)
+                _check_text(values[name], name)
         algorithm = values.get("algorithm", cls.algorithm)
         algorithm_named(algorithm)
         settings = {name: _mapping(values.pop(name), name) for name in algorithms() if name in values}
@@ -212,7 +212,7 @@ def _policies(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, entry in entries.items():
         for key in ("algorithm", "network", "weights"):
             if key in entry and (key == "algorithm" or entry[key] is not None):
-                _text(entry[key], f"policies.{name}.{key}")
+                _check_text(entry[key], f"policies.{name}.{key}")
     return entries
 
 
@@ -224,10 +224,9 @@ def _mapping(value: Any, name: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _text(value: Any, name: str) -> str:
+def _check_text(value: Any, name: str) -> None:
     if not isinstance(value, str):
         raise ParameterError(f"{name} must be a text, but {value!r} was given.")
-    return value
 
 
 def _texts(value: Any, name: str) -> tuple[str, ...]:
