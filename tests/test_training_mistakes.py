@@ -58,11 +58,12 @@ def test_one_run_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_start_leaves_the_old_one_as_it_was(make: Make, tmp_path: Path) -> None:
-    env = make("tag_gridworld-v0", 2, autoreset_mode="SAME_STEP", device="cpu")
+    env = make("tag_gridworld-v0", 2, num_taggers=100, autoreset_mode="SAME_STEP", device="cpu")
     train(env, PPO(rollout_steps=4, **SMALL), total_steps=1, folder=tmp_path, progress=False)
     before = {path.name: path.read_bytes() for path in (tmp_path / "metrics.csv", tmp_path / "checkpoint.pt")}
     with pytest.raises(TooLittleMemory):
-        train(env, PPO(rollout_steps=2**30), total_steps=1, folder=tmp_path, progress=False, overwrite=True)
+        # More than a process can address, so that it fails too where the system promises memory that it does not have.
+        train(env, PPO(rollout_steps=2**31 - 1), total_steps=1, folder=tmp_path, progress=False, overwrite=True)
     assert before == {name: (tmp_path / name).read_bytes() for name in before}
 
 
