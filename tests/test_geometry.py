@@ -78,14 +78,43 @@ def test_rounded_observations_agree_with_the_cpu_in_every_mapping(
 
 def test_few_agents_are_mapped_by_the_number_of_copies() -> None:
     environment = registry.get("tag_gridworld-v0").make(num_taggers=4)
-    many, few = (layout.cuda_layout(environment, 227 * 1024, num_envs) for num_envs in (1_000_000, 2_000))
+    limit = 227 * 1024
+    many, few = (layout.cuda_layout(environment, limit, num_envs) for num_envs in (1_000_000, 2_000))
     assert (many.lanes, many.copies) == (1, 32) and (few.lanes, few.copies) == (5, 6)
     for mapping, num_envs in ((many, 1_000_000), (few, 2_000), (many, 1)):
-        (blocks, _), (threads, _, _), shared_bytes = mapping.launch_shape(num_envs, multiprocessors=132)
+        (blocks, _), (threads, _, _), shared_bytes = mapping.launch_shape(num_envs, 132, limit)
         copies = blocks * threads // 32 * mapping.copies
         assert num_envs <= copies < num_envs + mapping.warps * mapping.copies
-        assert shared_bytes * mapping.warps == mapping.shared_bytes * (threads // 32)
-    assert few.launch_shape(2_000, multiprocessors=132)[1][0] < few.threads  # few copies are spread over the device
+        assert limit >= shared_bytes >= mapping.shared_bytes * (threads // 32) // mapping.warps
+    assert few.launch_shape(2_000, 132, limit)[1][0] < few.threads  # few copies are spread over the device
+
+
+@pytest.mark.parametrize("num_envs", [17_000, 30_000, 50_000, 100_000, 135_000])
+@pytest.mark.parametrize("limit", [99 * 1024, 227 * 1024])
+def test_no_multiprocessor_has_room_for_more_blocks_than_its_share(num_envs: int, limit: int) -> None:
+    environment = registry.get("tag_gridworld-v0").make(num_taggers=4, use_full_observation=False)
+    mapping = layout.cuda_layout(environment, limit, num_envs)
+    (blocks, _), _, shared_bytes = mapping.launch_shape(num_envs, 132, limit)
+    share = -(-blocks // 132)
+    room = (limit + 1024) // (shared_bytes + 1024)
+    assert room == share or (room < share and shared_bytes == mapping.shared_bytes)
+    alone = layout.cuda_layout(environment, limit, num_envs, hopper=False)
+    assert alone.launch_shape(num_envs, 132, limit)[2] == alone.shared_bytes
+
+
+@pytest.mark.parametrize(
+    ("env_id", "num_envs", "turns"),
+    [
+        ("cartpole-v1", 1_000_000, True),
+        ("cartpole-v1", 100_000, False),  # all run at once
+        ("simple_tag-v3", 1_000_000, False),  # no cache holds their state
+        ("simple_tag-v3", 300_000, True),
+        ("tag_gridworld-v0", 2_000, False),
+    ],
+)
+def test_launches_go_to_and_fro_where_the_cache_holds_the_state(env_id: str, num_envs: int, turns: bool) -> None:
+    mapping = layout.cuda_layout(registry.get(env_id).make(), 227 * 1024, num_envs)
+    assert mapping.turns_round(num_envs, 132, 60 * 2**20) == turns
 
 
 @pytest.mark.gpu

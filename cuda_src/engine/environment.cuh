@@ -161,11 +161,8 @@ class Environment : public Declared, public Math, public Searcher {
   // Counters of this copy; every lane of its team holds them.
   METHOD void load_counters() {
     time = arguments_->time[copy_];
-#pragma unroll
-    for (int g = 0; g < num_groups; ++g) {
-      group_return_[g] = arguments_->group_return[copy_ * num_groups + g];
-      group_steps_[g] = agents_leave ? arguments_->group_steps[copy_ * num_groups + g] : 0;
-    }
+    group_return_ = reinterpret_cast<const ByGroup<float>*>(arguments_->group_return)[copy_];
+    if (agents_leave) group_steps_ = reinterpret_cast<const ByGroup<std::int32_t>*>(arguments_->group_steps)[copy_];
     if constexpr (Geometry::loads_record) load_record();
   }
 
@@ -178,11 +175,8 @@ class Environment : public Declared, public Math, public Searcher {
   METHOD void store_counters() const {
     if (!is_leader()) return;
     arguments_->time[copy_] = time;
-#pragma unroll
-    for (int g = 0; g < num_groups; ++g) {
-      arguments_->group_return[copy_ * num_groups + g] = group_return_[g];
-      if (agents_leave) arguments_->group_steps[copy_ * num_groups + g] = group_steps_[g];
-    }
+    reinterpret_cast<ByGroup<float>*>(arguments_->group_return)[copy_] = group_return_;
+    if (agents_leave) reinterpret_cast<ByGroup<std::int32_t>*>(arguments_->group_steps)[copy_] = group_steps_;
     if (new_episodes_ > 0) arguments_->record[copy_].episode = episode();
     if (reseeding_) arguments_->record[copy_].key = static_cast<std::int64_t>(copy_key(seed(), copy_));
   }
@@ -194,13 +188,13 @@ class Environment : public Declared, public Math, public Searcher {
       const float rewards = sum(group_range(g), [&](int i) { return reward[i]; });
       const int present = agents_leave ? count(group_range(g), [&](int i) { return alive[i]; }) : 0;
       if (!active_) continue;
-      group_return_[g] += rewards;
-      group_steps_[g] += present;
+      group_return_.value[g] += rewards;
+      group_steps_.value[g] += present;
       if (!finished || !is_leader()) continue;
       const float size = static_cast<float>(group_range(g).size);
-      arguments_->record[copy_].episode_return[g] = group_return_[g] / size;
+      arguments_->record[copy_].episode_return[g] = group_return_.value[g] / size;
       arguments_->record[copy_].episode_length[g] =
-          static_cast<float>(agents_leave ? group_steps_[g] : time) / (agents_leave ? size : 1.0f);
+          static_cast<float>(agents_leave ? group_steps_.value[g] : time) / (agents_leave ? size : 1.0f);
     }
   }
 
@@ -208,8 +202,8 @@ class Environment : public Declared, public Math, public Searcher {
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
       if (!active_) continue;
-      group_return_[g] = 0.0f;
-      group_steps_[g] = 0;
+      group_return_.value[g] = 0.0f;
+      group_steps_.value[g] = 0;
     }
   }
 
@@ -241,8 +235,15 @@ class Environment : public Declared, public Math, public Searcher {
     return (i - group_range(g).first) * action_width(g) + component;
   }
 
-  float group_return_[num_groups];
-  int group_steps_[num_groups];
+  // A value for each group of a copy, loaded and stored in as few pieces as may be.
+  static constexpr int groups_at_once = num_groups % 4 == 0 ? 4 : num_groups % 2 == 0 ? 2 : 1;
+  template <class T>
+  struct alignas(groups_at_once * sizeof(T)) ByGroup {
+    T value[num_groups];
+  };
+
+  ByGroup<float> group_return_;
+  ByGroup<std::int32_t> group_steps_{};
   int episode_ = 0;  // number of this episode, if the record is loaded
 
   template <class Prepared>

@@ -5,6 +5,8 @@
 
 #include <cuda_pipeline_primitives.h>
 
+#include <type_traits>
+
 #include "episode.cuh"
 #include "shared_memory_cuda.cuh"
 
@@ -27,7 +29,8 @@ class DeviceCopy : public Episode<Rules> {
     const unsigned all_copies = static_cast<unsigned>(arguments.num_envs);
     const unsigned warp = threadIdx.x / 32;
     lane_of_warp_ = threadIdx.x % 32;
-    first_copy_ = (blockIdx.x * (blockDim.x / 32) + warp) * copies;
+    const unsigned block = arguments.backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
+    first_copy_ = (block * (blockDim.x / 32) + warp) * copies;
     copies_ = first_copy_ < all_copies ? static_cast<int>(Math::min<unsigned>(copies, all_copies - first_copy_)) : 0;
     join(lane_of_warp_, copies_);
     copy_of_warp_ = sequential ? lane_of_warp_ : team_;
@@ -58,10 +61,17 @@ class DeviceCopy : public Episode<Rules> {
   METHOD void load(bool with_actions) {
     if constexpr (!Geometry::own_arrays) fetch_arrays();
     load_counters();
-    if constexpr (sequential) load_own(alive, arguments_->alive, num_agents);
-    const bool was_alive = !sequential && present_ && arguments_->alive[copy_ * num_agents + lane_];
+    using Flags = std::conditional_t<own_agents % 4 == 0, unsigned, unsigned char>;  // bools would be waited for
+    constexpr int at_once = sizeof(Flags);
+    Flags flags[own_agents / at_once];
+    const int first = sequential || !present_ ? 0 : lane_;
+    const auto* from = reinterpret_cast<const Flags*>(arguments_->alive + copy_ * num_agents + first);
+#pragma unroll
+    for (int k = 0; k < own_agents / at_once; ++k) flags[k] = from[k];
     if (with_actions) load_actions();
-    if (!sequential && present_) alive[lane_] = was_alive;
+#pragma unroll
+    for (int k = 0; k < own_agents; ++k)
+      if (sequential || present_) alive[first + k] = flags[k / at_once] >> (8 * (k % at_once)) & 1;
     if constexpr (Geometry::own_arrays) {
       load_own_arrays();  // last, since shared memory takes them after a wait
     } else {
@@ -135,6 +145,14 @@ class DeviceCopy : public Episode<Rules> {
     return sequential && per_copy * sizeof(T) % 16 == 0 ? per_copy + 4 / sizeof(T) : per_copy;
   }
 
+  // The same for the observations of group g. Compilers write long ones in pieces of 16 bytes where copies start at
+  // multiples of them; eight lanes then meet in no bank if the distance is an odd multiple.
+  METHOD static constexpr int padded_rows(int g) {
+    const int bytes = row_size(g) * sizeof(Observation);
+    if (!sequential || bytes % 16 != 0 || bytes < Geometry::shortest_in_pieces) return padded<Observation>(row_size(g));
+    return row_size(g) + (bytes % 32 == 0 ? 16 / sizeof(Observation) : 0);
+  }
+
   // Entries that a copy's agents of group g observe.
   METHOD static constexpr int row_size(int g) { return group_range(g).size * observation_size(g); }
 
@@ -143,8 +161,7 @@ class DeviceCopy : public Episode<Rules> {
     constexpr int line = 16 / sizeof(Observation);
     int offset = 0;
 #pragma unroll
-    for (int before = 0; before < g; ++before)
-      offset += (copies * padded<Observation>(row_size(before)) + line - 1) / line * line;
+    for (int before = 0; before < g; ++before) offset += (copies * padded_rows(before) + line - 1) / line * line;
     return stage_ + offset;
   }
 
@@ -179,7 +196,8 @@ class DeviceCopy : public Episode<Rules> {
 
   METHOD void put_arrays() {
     visit_state(*arguments_, [&](auto*&, auto* global, int offset, int per_copy, bool persists) {
-      if (persists) put(of_warp(global, per_copy), reinterpret_cast<decltype(global)>(unit_ + offset), per_copy);
+      const auto* staged = reinterpret_cast<decltype(global)>(unit_ + offset);
+      if (persists) put(of_warp(global, per_copy), staged, per_copy, padded(per_copy));
     });
   }
 
@@ -204,26 +222,28 @@ class DeviceCopy : public Episode<Rules> {
     if (per_copy == Geometry::lanes) {  // an entry for each lane
       if (present_) __pipeline_memcpy_async(to + lane_of_warp_, from + lane_of_warp_, sizeof(T));
     } else if (!whole_lines_)
-      for_some(per_copy, [&](int k) { to[padded_index(k, per_copy)] = from[k]; });
+      for_some(per_copy, [&](int k) { to[padded_index(k, per_copy, padded(per_copy))] = from[k]; });
     else if (padded(per_copy) == per_copy && count % 4 == 0)
       for_warp(count / 4, [&](int k) { __pipeline_memcpy_async(to + 4 * k, from + 4 * k, 16); });
     else
-      for_warp(count, [&](int k) { __pipeline_memcpy_async(to + padded_index(k, per_copy), from + k, 4); });
+      for_warp(count, [&](int k) {
+        __pipeline_memcpy_async(to + padded_index(k, per_copy, padded(per_copy)), from + k, sizeof(T));
+      });
   }
 
-  // Copies an array of the warp's copies from shared memory.
+  // Copies an array of the warp's copies from shared memory, where they lie `distance` entries apart.
   template <class T>
-  METHOD void put(T* to, const T* from, int per_copy) const {
+  METHOD void put(T* to, const T* from, int per_copy, int distance) const {
     constexpr int at_once = 16 / sizeof(T);
     const int count = copies * per_copy;
     if (per_copy == Geometry::lanes) {
       if (present_) to[lane_of_warp_] = from[lane_of_warp_];
     } else if (!whole_lines_)
-      for_some(per_copy, [&](int k) { to[k] = from[padded_index<T>(k, per_copy)]; });
+      for_some(per_copy, [&](int k) { to[k] = from[padded_index(k, per_copy, distance)]; });
     else if (count % at_once == 0)
       for_warp(count / at_once, [&](int k) {
-        const auto* line = reinterpret_cast<const int*>(from + padded_index<T>(at_once * k, per_copy));
-        if (padded<T>(per_copy) == per_copy)
+        const auto* line = reinterpret_cast<const int*>(from + padded_index(at_once * k, per_copy, distance));
+        if (distance == per_copy || distance % at_once == 0)
           reinterpret_cast<int4*>(to)[k] = *reinterpret_cast<const int4*>(line);
         else  // a copy's array is a number of lines, but starts at any word
           reinterpret_cast<int4*>(to)[k] = {line[0], line[1], line[2], line[3]};
@@ -233,9 +253,8 @@ class DeviceCopy : public Episode<Rules> {
   }
 
   // Where entry k of the warp's copies, laid end to end, is in shared memory.
-  template <class T = float>
-  METHOD static int padded_index(int k, int per_copy) {
-    const int padding = padded<T>(per_copy) - per_copy;
+  METHOD static int padded_index(int k, int per_copy, int distance) {
+    const int padding = distance - per_copy;
     return padding == 0 ? k : k + padding * static_cast<int>(static_cast<unsigned>(k) / per_copy);
   }
 
@@ -326,8 +345,7 @@ class DeviceCopy : public Episode<Rules> {
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
       Observation* all = final ? arguments_->final_observation[g] : arguments_->observation[g];
-      observation_base_[g] =
-          collected ? stage_slab(g) + copy_of_warp_ * padded<Observation>(row_size(g)) : all + copy_ * row_size(g);
+      observation_base_[g] = collected ? stage_slab(g) + copy_of_warp_ * padded_rows(g) : all + copy_ * row_size(g);
     }
     __syncwarp();  // the rows that were collected have been stored
     if (any_active()) Rules::observe();
@@ -337,7 +355,7 @@ class DeviceCopy : public Episode<Rules> {
   METHOD void store_observations() const {
 #pragma unroll
     for (int g = 0; g < num_groups; ++g)
-      put(of_warp(arguments_->observation[g], row_size(g)), stage_slab(g), row_size(g));
+      put(of_warp(arguments_->observation[g], row_size(g)), stage_slab(g), row_size(g), padded_rows(g));
   }
 
   // The warp writes the collected rows of its active copies, one copy after another.
@@ -347,7 +365,7 @@ class DeviceCopy : public Episode<Rules> {
       const int copy = (__ffs(left) - 1) / Geometry::lanes;
 #pragma unroll
       for (int g = 0; g < num_groups; ++g) {
-        const Observation* rows = stage_slab(g) + copy * padded<Observation>(row_size(g));
+        const Observation* rows = stage_slab(g) + copy * padded_rows(g);
         Observation* target = of_warp(targets[g], row_size(g)) + copy * row_size(g);
 #pragma unroll 1
         for (int k = lane_of_warp_; k < row_size(g); k += 32) target[k] = rows[k];
@@ -388,8 +406,8 @@ class DeviceCopy : public Episode<Rules> {
   int* action_;
 };
 
-// Lets the next launch start, and waits until what the last one wrote is there: with few copies, much of a step is its
-// start.
+// Lets the next launch start, and waits until what the last one wrote is there: what it takes to start is hidden behind
+// the end of the one before.
 METHOD void overlap_launches() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");

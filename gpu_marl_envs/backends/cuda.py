@@ -55,8 +55,13 @@ class CudaBackend(Backend):
         self.layout, binary = compile_kernels(
             environment, autoreset, self._gpu.architecture, self._gpu.shared_limit, num_envs, obs_dtype
         )
-        multiprocessors = torch.cuda.get_device_properties(self.device).multi_processor_count
-        self._grid, self._block, self._shared_bytes = self.layout.launch_shape(num_envs, multiprocessors)
+        properties = torch.cuda.get_device_properties(self.device)
+        multiprocessors = properties.multi_processor_count
+        self._grid, self._block, self._shared_bytes = self.layout.launch_shape(
+            num_envs, multiprocessors, self._gpu.shared_limit
+        )
+        self._turns_round = self.layout.turns_round(num_envs, multiprocessors, properties.L2_cache_size)
+        self._backwards = False
         self._process = os.getpid()
         self._arguments_bytes = arguments_dtype(environment).itemsize
         self._launchers = {name: self._launcher(f"gpu_marl_{name}", binary) for name in ("step", "reset", "observe")}
@@ -66,6 +71,8 @@ class CudaBackend(Backend):
         torch.cuda.current_stream(self.device).synchronize()  # whatever stream steps next finds the tensors filled
 
     def launch(self, operation: str) -> None:
+        if self._turns_round:
+            self._arguments["backwards"] = self._backwards = not self._backwards
         launcher, arguments = self._launchers[operation], self._arguments.tobytes()
         self._gpu.enqueue(lambda stream: launcher(stream, arguments))
 
@@ -75,7 +82,7 @@ class CudaBackend(Backend):
         with self._gpu.current():
             if self.layout.overlaps:
                 kernels = self._gpu.overlapping_kernels(binary)
-                kernels.allow_shared_bytes(name, self.layout.shared_bytes)
+                kernels.allow_shared_bytes(name, shared_bytes)
                 return lambda stream, arguments: kernels.launch(
                     name, grid, block, 0 if stream is None else stream.handle, shared_bytes, arguments
                 )

@@ -13,6 +13,7 @@ MOST_SEQUENTIAL_BYTES = 24 * 1024  # of shared memory that the 32 copies of a wa
 OWN_SIZES = (0, 4, 8, 16)  # bytes that a lane loads or stores at once, and a warp as whole lines
 MANY_COPIES = 16 * 1024  # from here on they suffice to keep a large GPU busy with a lane for each
 MOST_PACKED_AGENTS = 32  # beyond it a copy has a block of its own
+SHORTEST_IN_PIECES = 64  # bytes of a copy's observations; see ``padded_rows`` in kernels_warp.cuh
 LONGEST_COLLECTED_ROW = 128  # floats; longer observations are written by a warp, or by a copy's lanes, together
 LONGEST_OWN_ROW = 32  # the same with few copies, where observations are written where they belong
 LINE_FLOATS = 32  # of 128 bytes
@@ -25,7 +26,6 @@ MOST_WARPS = 8  # of a block that plays a copy alone: each passes its barriers f
 MOST_SEARCHING_WARPS = 12  # where agents look for neighbours
 FEWEST_SEARCHING_WARPS = 7  # where they are sorted into cells, and warps search for 32 at a time
 MOST_BALANCED_CHUNKS = 32  # of agents; with more, it matters little that some warps search once more than others
-MOST_OVERLAPPING_WARPS = 1024  # of a launch that starts while the one before ends; more get into each other's way
 MOST_BLOCKS = 8  # that play a copy together
 MULTIPROCESSORS = 132  # of a large GPU
 FEWEST_WARPS = 4  # with which it pays to keep a large copy's state in shared memory
@@ -138,13 +138,29 @@ class Layout:
         units = self.warps if self.in_warps else 1
         return units * ((self.unit_bytes if self.staged else 0) + 4 * self.stage_floats)
 
-    def launch_shape(self, num_envs: int, multiprocessors: int) -> tuple[tuple[int, int], tuple[int, int, int], int]:
+    def launch_shape(
+        self, num_envs: int, multiprocessors: int, shared_limit: int
+    ) -> tuple[tuple[int, int], tuple[int, int, int], int]:
         """The grid of a launch, the threads of a block, and its bytes of dynamic shared memory."""
         units = -(-num_envs // self.copies)
         if not self.in_warps:
             return (units * self.blocks, 1), (self.threads, 1, 1), self.shared_bytes
         warps = max(min(self.warps, units // multiprocessors), 1)  # few copies are spread over the whole device
-        return (-(-units // warps), 1), (warps * WARP, 1, 1), self.shared_bytes // self.warps * warps
+        blocks, shared_bytes = -(-units // warps), self.shared_bytes // self.warps * warps
+        share = -(-blocks // multiprocessors)
+        if self.overlaps and share <= self.resident_blocks:
+            # Blocks start where others of the last launch end: no multiprocessor is to take more than its share.
+            shared_bytes = max(shared_bytes, _align((shared_limit + 1024) // share - 1024 - 127, 128))
+        return (blocks, 1), (warps * WARP, 1, 1), shared_bytes
+
+    def turns_round(self, num_envs: int, multiprocessors: int, cache_bytes: int) -> bool:
+        """Whether every other launch goes through the copies backwards, and finds in the cache what was touched last.
+
+        That pays where not all of them run at once, while the cache could hold their state.
+        """
+        units = -(-num_envs // self.copies)
+        at_once = self.resident_blocks * self.warps * multiprocessors
+        return self.in_warps and units > at_once and units * self.unit_bytes <= cache_bytes
 
 
 def cpu_layout(environment: Environment) -> Layout:
@@ -175,8 +191,7 @@ def cuda_layout(
     few = num_envs < MANY_COPIES
 
     def for_warps(layout: Layout) -> Layout:
-        overlaps = hopper and num_envs <= MOST_OVERLAPPING_WARPS * layout.copies
-        return replace(layout, loads_record=few, overlaps=overlaps)
+        return replace(layout, loads_record=few, overlaps=hopper)
 
     if agents == 1 or (agents <= MOST_SEQUENTIAL_AGENTS and not few):
         layout = _sequential(environment, shared_limit, entry_bytes)
@@ -193,7 +208,7 @@ def _sequential(environment: Environment, shared_limit: int, entry_bytes: int) -
     for name, size in sizes.items():
         offsets[name] = unit_bytes
         unit_bytes += WARP * _padded(size)
-    slabs = [WARP * _padded(entry_bytes * g.size * g.observation_size) for g in environment.agent_groups]
+    slabs = [WARP * _padded_rows(entry_bytes * g.size * g.observation_size) for g in environment.agent_groups]
     stage_floats = sum(_align(slab, 16) for slab in slabs) // 4
     layout = Layout(
         offsets=offsets,
@@ -362,6 +377,13 @@ def _unit(
 def _padded(size: int) -> int:
     """Bytes from one copy to the next where each lane plays a copy; see ``padded`` in kernels_warp.cuh."""
     return size + 4 if size % 16 == 0 else size
+
+
+def _padded_rows(size: int) -> int:
+    """The same for a group's observations; see ``padded_rows`` there."""
+    if size % 16 != 0 or size < SHORTEST_IN_PIECES:
+        return _padded(size)
+    return size + 16 if size % 32 == 0 else size
 
 
 def _align(size: int, to: int) -> int:

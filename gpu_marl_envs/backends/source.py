@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from gpu_marl_envs.backends.layout import Layout
+from gpu_marl_envs.backends.layout import SHORTEST_IN_PIECES, Layout
 from gpu_marl_envs.backends.names import check_names, enum_name
 from gpu_marl_envs.spec import Environment, Field, Parameter
 
@@ -46,6 +46,7 @@ def arguments_dtype(environment: Environment) -> np.dtype[np.void]:
         ("num_envs", np.int64),
         ("max_steps", np.int32),
         ("reseed", np.int32),
+        ("backwards", np.int32),
         ("aligned", np.int32),
         ("action_bytes", np.int32, groups),
     ]
@@ -144,6 +145,7 @@ def _arguments_struct(environment: Environment) -> str:
         "std::int64_t num_envs;",
         "std::int32_t max_steps;",
         "std::int32_t reseed;             // whether a reset restarts the random numbers",
+        "std::int32_t backwards;          // whether a GPU starts with the last copies",
         "std::int32_t aligned;            // whether all tensors start at a multiple of 16 bytes",
         f"std::int32_t action_bytes{size};",
         *(f"{_C_SCALARS[p.kind]} param_{p.name};" for p in runtime_parameters(environment)),
@@ -164,6 +166,7 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "row_lanes": layout.row_lanes,
         "stage_floats": layout.stage_floats,
         "warp_stage_floats": layout.warp_stage_floats,
+        "shortest_in_pieces": SHORTEST_IN_PIECES,
         "scratch_words": layout.scratch_bytes // 4,
         "neighbors": environment.neighbors(),
         "candidates": layout.search.candidates,
