@@ -1,15 +1,25 @@
-// The nearest of some candidates in shared memory, found by one lane without divergent insertions.
+// The nearest of some candidates in shared memory, found by the 32 lanes of a warp for an agent each.
 //
-// Two passes over all candidates compare a cheap stand-in for the distance from q to a candidate p: with any center c,
-// |p - c|^2 - 2 (q - c) p, two fused multiplications, differs from the squared distance by a number that all candidates
-// share, and by rounding. The first pass takes the least of each of several interleaved columns of candidates; of
-// these, the K + 1-st smallest is a bound that K others keep at least, and that few more do. The second pass marks who
-// keeps it. Only those are then measured exactly, and sorted in a network whose course does not depend on the data.
+// Two passes over all candidates compare a cheap stand-in for the distance from q to a candidate p, of which tensor
+// cores compute 16 x 8 at once: with any center c, |p - c|^2 - 2 (q - c) (p - c) differs from the squared distance by a
+// number that all candidates share. Positions are scaled to lie within 64 of the center and written as sums of two
+// numbers in half precision, so that eight products make a stand-in:
+//
+//   x of p: high  low  high      times -2 x of q: high high  low
+//   y of p: low   high     high  times -2 y of q: high high      low
+//   |p|^2:  high  low            times         1
+//
+// The first pass takes the least of each of several interleaved columns of candidates; of these, the K + 1-st smallest
+// is a bound that K others keep at least, and that few more do. It is only a guess, in half precision. The second pass
+// marks who keeps it, and those who may because of rounding. Only those are then measured exactly, and sorted in a
+// network whose course does not depend on the data. If the K-th of them keeps the bound, all that are nearer have been
+// marked.
 #pragma once
 
 #include "math.cuh"
 #include "nearest.cuh"
 #include "portable.cuh"
+#include "tensor_cores_cuda.cuh"
 
 template <int step, int size, class Key>
 METHOD void order_two(Key (&key)[size], int low) {
@@ -36,213 +46,267 @@ METHOD void sort_in_registers(Key (&key)[size]) {
   if constexpr (2 * run < size) sort_in_registers<2 * run>(key);
 }
 
-// Sorts what rises and then falls; the size is a power of two.
-template <int step, int size, class Key>
-METHOD void merge_bitonic(Key (&key)[size]) {
-#pragma unroll
-  for (int low = 0; low < size; ++low)
-    if (low % (2 * step) < step) order_two<step>(key, low);
-  if constexpr (step > 1) merge_bitonic<step / 2>(key);
-}
-
-// Keeps the smallest of `sorted` and `more`, both in ascending order, in `sorted`.
-template <int size, int added, class Key>
-METHOD void merge_in_registers(Key (&sorted)[size], const Key (&more)[added]) {
-#pragma unroll
-  for (int k = 0; k < added; ++k) sorted[size - 1 - k] = ::min(sorted[size - 1 - k], more[k]);
-  merge_bitonic<size / 2>(sorted);
-}
-
 // Agents whose positions lie side by side in shared memory.
 template <int most>
 class Candidates {
  public:
   static constexpr int capacity = most;
-  static constexpr int batch = 8;  // candidates are read in batches; `capacity` is a multiple of it
-  static constexpr int bytes = 16 * capacity;
+  static constexpr int tile = 8;  // candidates that are compared at once; `capacity` is a multiple of it
+  static constexpr int words = capacity <= 128 ? 4 : 6;     // of marks, a bit for each place
+  static constexpr int stride = capacity <= 120 ? 32 : 33;  // places of a word, of which the first stays empty
+  static constexpr int places = words * stride + 1;         // and the last one
+  using Index = std::conditional_t<(Geometry::num_agents < 0xffff), std::uint16_t, std::uint32_t>;
+  static constexpr int bytes = (16 * capacity + 8 * places + int(sizeof(Index)) * places + 15) & ~15;
 
-  float* x;     // [capacity]
-  float* y;     // [capacity]
-  float* norm;  // [capacity] |p - c|^2; infinite from the last candidate to the end of its batch
-  int* agent;   // [capacity]
+  Pair* operand;     // [capacity / tile, 8, 4] for the tensor cores
+  float2* position;  // [places], those that stay empty infinitely far away
+  Index* agent;      // [places]
   int size = 0;
   float center_x, center_y;
-  float reach;  // no candidate is farther from the center
+  float scale = 0.0f;  // a power of two; zero where squares could overflow or vanish
+  int lane;            // of the warp
 
-  METHOD explicit Candidates(unsigned char* memory)
-      : x(reinterpret_cast<float*>(memory)),
-        y(x + capacity),
-        norm(y + capacity),
-        agent(reinterpret_cast<int*>(norm + capacity)) {}
+  METHOD Candidates(unsigned char* memory, int lane)
+      : operand(reinterpret_cast<Pair*>(memory)),
+        position(reinterpret_cast<float2*>(operand + 4 * capacity)),
+        agent(reinterpret_cast<Index*>(position + places)),
+        lane(lane) {}
 
   METHOD float squared_distance_to_center(float at_x, float at_y) const {
     return Math::square(at_x - center_x) + Math::square(at_y - center_y);
   }
 
-  METHOD void put(int place, int who, float at_x, float at_y) const {
-    x[place] = at_x;
-    y[place] = at_y;
-    norm[place] = squared_distance_to_center(at_x, at_y);
-    agent[place] = who;
+  // No candidate is farther from the center than `reach`.
+  METHOD void set_reach(float reach) {
+    const bool is_fit = reach > 1e-15f && reach < 1e15f;
+    scale = is_fit ? portable::bit_cast<float>((259u << 23) - (portable::bit_cast<std::uint32_t>(reach) & 0x7f800000u))
+                   : 0.0f;
   }
 
-  // Fills the last batch; lane 0, 1, … of those that share the candidates.
+  // The place of the k-th candidate. Each lane of a quad finds a word's marks, and half of another if there are six.
+  METHOD static int place_of(int k) {
+    const int lane = k % 4, bit = k / 4;
+    if (k < 128) return place_of(lane, bit);
+    return place_of(4 + lane / 2, lane % 2 * 16 + bit % 32);
+  }
+
+  METHOD void put(int k, int who, float at_x, float at_y) const {
+    position[place_of(k)] = {at_x, at_y};
+    agent[place_of(k)] = static_cast<Index>(who);
+    const float x = (at_x - center_x) * scale, y = (at_y - center_y) * scale, norm = x * x + y * y;
+    const Pair high = pair_of(x, y), low = pair_of(x - first_of(high), y - second_of(high));
+    const float high_norm = first_of(pair_of(norm, norm));
+    put_operand(k, firsts_of(high, low), high, seconds_of(low, high), pair_of(high_norm, norm - high_norm));
+  }
+
+  // Fills the last tile; lane 0, 1, … of those that share the candidates.
   METHOD void close(int lane) const {
-    if (lane >= batch || size + lane >= capacity) return;
-    x[size + lane] = y[size + lane] = 0.0f;
-    norm[size + lane] = Math::infinity;
+    if (lane <= words) position[stride * lane] = {Math::infinity, Math::infinity};
+    if (lane < tile && size + lane < capacity)
+      put_operand(size + lane, Pair{0}, Pair{0}, Pair{0}, pair_of(Math::infinity, 0.0f));
   }
 
-  // A stand-in that at least K of the candidates keep below, and all of the K nearest.
+  // An agent of each lane that looks for its nearest.
+  struct Query {
+    float at_x, at_y;
+    std::uint32_t rows[4];  // of the matrix, of the agents of a quad; this lane's columns
+    float norm, slack;      // as the stand-ins are scaled
+    bool is_fit;            // for stand-ins to tell candidates apart
+  };
+
+  // All lanes of a warp call this and what takes a query together.
+  METHOD Query query(float at_x, float at_y) const {
+    const float x = (at_x - center_x) * scale, y = (at_y - center_y) * scale;
+    const float span = reach + fabsf(x) + fabsf(y);
+    Query result;
+    result.at_x = at_x;
+    result.at_y = at_y;
+    result.norm = x * x + y * y;
+    result.slack = rounding * span * span;
+    result.is_fit = scale > 0.0f && span < 8.0f * reach;
+    const Pair high = pair_of(-2.0f * x, -2.0f * y);
+    const Pair low = pair_of(-2.0f * x - first_of(high), -2.0f * y - second_of(high));
+    result.rows[0] = firsts_of(high, high).bits;
+    result.rows[1] = low.bits;
+    result.rows[2] = seconds_of(high, high).bits;
+    result.rows[3] = 0x3c003c00;  // ones
+    transpose_in_quads(lane, result.rows);
+    return result;
+  }
+
+  // A squared distance that at least K of the candidates keep below, with the one apart that asks.
   template <int K>
-  METHOD float bound(float at_x, float at_y) const {
-    constexpr int width = columns<K>();
-    float least[width], value[batch];
+  METHOD float bound(const Query& query) const {
+    constexpr int runs = K <= 4 ? 2 : K <= 14 ? 4 : 6;  // more columns make a tighter bound
+    const Pair own_start = pair_of(query.norm, query.norm);
+    Pair start[4];
 #pragma unroll
-    for (int c = 0; c < width; ++c) least[c] = Math::infinity;
+    for (int r = 0; r < 4; ++r) start[r].bits = of_quad(own_start.bits, r);
+    std::uint32_t least[runs][4];
+#pragma unroll
+    for (int c = 0; c < runs; ++c)
+#pragma unroll
+      for (int r = 0; r < 4; ++r) least[c][r] = 0x7c007c00;  // infinite
+    const auto compare = [&](int at, std::uint32_t (&least)[4]) {
+      const Pair column = operand[32 * at + lane];
+#pragma unroll
+      for (int r = 0; r < 4; r += 2) {
+        Pair value[2] = {start[r], start[r + 1]};
+        add_product(row(query, r), row(query, r + 1), column, value);
+        least[r] = ::min(Pair{least[r]}, value[0]).bits;
+        least[r + 1] = ::min(Pair{least[r + 1]}, value[1]).bits;
+      }
+    };
     int first = 0;
 #pragma unroll 1
-    for (; first + width <= size; first += width)
+    for (; first + runs <= tiles(); first += runs)
 #pragma unroll
-      for (int c = 0; c < width; c += batch) {
-        compare(first + c, at_x, at_y, value);
+      for (int c = 0; c < runs; ++c) compare(first + c, least[c]);
 #pragma unroll
-        for (int p = 0; p < batch; ++p) least[c + p] = fminf(least[c + p], value[p]);
-      }
-#pragma unroll
-    for (int c = 0; c < width; c += batch) {
-      if (first + c >= size) break;
-      compare(first + c, at_x, at_y, value);
-#pragma unroll
-      for (int p = 0; p < batch; ++p) least[c + p] = fminf(least[c + p], value[p]);
+    for (int c = 0; c < runs; ++c) {
+      if (first + c >= tiles()) break;
+      compare(first + c, least[c]);
     }
-    sort_in_registers(least);
-    return fminf(least[K] + 0.5f * slack(at_x, at_y), 3e38f);  // infinity stands for no candidate
+    Pair sorted[4 * runs];
+#pragma unroll
+    for (int c = 0; c < runs; ++c) {
+      transpose_in_quads(lane, least[c]);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) sorted[4 * c + r].bits = least[c][r];
+    }
+    sort_in_registers(sorted);
+    // Of two sorted lists, the K + 1 smallest are the smaller ones of pairs whose indices add up to K.
+    constexpr int length = 4 * runs, lone = K - length;
+    Pair largest = sorted[K / 2];
+    if constexpr (lone >= 0) largest = sorted[lone];
+#pragma unroll
+    for (int k = lone < 0 ? 0 : lone + 1; 2 * k <= K; ++k) {
+      const Pair smaller = ::min(sorted[k], swapped(sorted[K - k]));
+      largest = k == 0 ? smaller : ::max(largest, smaller);
+    }
+    const float value = fmaxf(first_of(largest), second_of(largest));
+    const float squared = value + 2e-3f * fabsf(value) + (query.norm - first_of(own_start)) + query.slack;
+    const float per_scale = 1.0f / scale;
+    return query.is_fit ? squared * per_scale * per_scale : Math::infinity;
   }
 
-  // The distance that a stand-in amounts to at most.
-  METHOD float radius(float at_x, float at_y, float stand_in) const {
-    const float squared = stand_in + to_distance(at_x, at_y) + slack(at_x, at_y);
-    return sqrtf(fmaxf(squared, 0.0f)) * 1.00001f;
-  }
-
-  // The reverse: what candidates at a squared distance keep below.
-  METHOD float stand_in(float at_x, float at_y, float squared) const {
-    return squared - to_distance(at_x, at_y) + slack(at_x, at_y);
-  }
-
-  // Finds the K nearest to (at_x, at_y), the candidate at place `self` apart, that are closer than the square root of
-  // `limit`; `bound` is what the function of that name returned, for these candidates or for some of them. Returns
-  // false where too many are as near, or too far off, to be told apart: then insert() finds them.
+  // Finds the K nearest to the agent that asks, the candidate at place `self` apart, that are closer than the square
+  // root of `limit`; `bound` is what the function of that name returned, for these candidates or for some of them, or
+  // infinite. Returns false where too many are as near, or too far off, to be told apart: then insert() finds them.
   template <int K>
-  METHOD bool sort_nearest(float at_x, float at_y, int self, float limit, float bound, Nearest<K>& found) const {
-    unsigned marks[words];
-    const float keep_below = bound + slack(at_x, at_y);
-    if (!(keep_below <= 3e38f)) return false;  // squares overflow
+  METHOD bool sort_nearest(const Query& query, int self, float limit, float bound, Nearest<K>& found) const {
+    const float closer = fminf(fminf(bound, limit) * scale * scale, 1e30f);
+    const float own_start = query.norm - (closer + query.slack);
+    float start[4];
 #pragma unroll
-    for (int w = 0; w < words; ++w) marks[w] = 0;
-#pragma unroll 1
-    for (int first = 0; first < words * 32; first += 32) {  // a queue: what comes first ends in front
-      const unsigned word = first < size ? below(keep_below, first, at_x, at_y) : 0;
+    for (int r = 0; r < 4; ++r) start[r] = __uint_as_float(of_quad(__float_as_uint(own_start), r));
+    std::uint32_t marks[words];
+    mark<0>(query, start, marks);
+    if constexpr (words > 4) mark<1>(query, start, marks);
+    if (!query.is_fit) return false;
 #pragma unroll
-      for (int w = 0; w + 1 < words; ++w) marks[w] = marks[w + 1];
-      marks[words - 1] = self >> 5 == first / 32 ? word & ~(0x80000000u >> (self & 31)) : word;
+    for (int w = 0; w < words; ++w) {
+      const int bit = self - place_of(w, 0);
+      if (bit >= 0 && bit < 32) marks[w] &= ~(1u << bit);
     }
-    return choose(at_x, at_y, limit, marks, found);
+    return choose(query.at_x, query.at_y, limit, bound, marks, found);
   }
 
   // The exact way, by insertion: adds all candidates to a list.
   template <int K>
   METHOD void insert(float at_x, float at_y, int self, float limit, Nearest<K>& found) const {
 #pragma unroll 1
-    for (int place = 0; place < size; ++place)
-      if (place != self) found.insert(agent[place], distance_squared(place, at_x, at_y), limit);
+    for (int k = 0; k < size; ++k) {
+      const int place = place_of(k);
+      if (place != self) found.insert(static_cast<int>(agent[place]), distance_squared(place, at_x, at_y), limit);
+    }
   }
 
  private:
-  static constexpr int words = (capacity + 31) / 32;
-  static constexpr int place_bits = capacity <= 128 ? 7 : 8;  // of a place among the candidates
-  static constexpr unsigned none = 0x80000000u;               // from here on keys stand for nobody
-  static_assert(capacity <= 256 && capacity % batch == 0, "a place has eight bits");
+  static constexpr int place_bits = stride == 32 ? 7 : 8;  // of a candidate's place
+  static constexpr unsigned none = 0x7f800000u;            // from here on keys, and distances, stand for nobody
+  static_assert(capacity <= 192 && capacity % tile == 0, "a place has eight bits");
 
-  // More columns make a tighter bound.
-  template <int K>
-  METHOD static constexpr int columns() {
-    return K <= 4 ? 8 : K <= 14 ? 24 : 40;
+  static constexpr float reach = 64.0f;  // of scaled candidates
+  // What is lost of a stand-in, in relation to the square of the longest way from the agent over the center to a
+  // candidate: five times 2^-22 where positions are split, once where norms are, and up to 2^-20 in sums of nine terms
+  // of which tensor cores may keep 24 bits of the largest; rounded up to 2^-18.
+  static constexpr float rounding = 0x1p-18f;
+
+  METHOD static constexpr int place_of(int word, int bit) { return stride * word + 1 + bit; }
+
+  METHOD int tiles() const { return (size + tile - 1) / tile; }
+
+  METHOD static Pair row(const Query& query, int r) { return Pair{query.rows[r]}; }
+
+  METHOD std::uint32_t of_quad(std::uint32_t value, int r) const { return __shfl_sync(~0u, value, (lane & ~3) + r); }
+
+  // Tiles have two columns of each lane of a quad: of places that are neighbors in a word.
+  METHOD void put_operand(int k, Pair first, Pair second, Pair third, Pair fourth) const {
+    const int column = 2 * (k % 4) + 1 - k / 4 % 2;
+    reinterpret_cast<uint4*>(operand)[k / tile * tile + column] = {first.bits, second.bits, third.bits, fourth.bits};
   }
 
-  // What a stand-in lacks of the squared distance.
-  METHOD float to_distance(float at_x, float at_y) const {
-    const float shift = 2.0f * ((at_x - center_x) * center_x + (at_y - center_y) * center_y);
-    return shift + squared_distance_to_center(at_x, at_y);
-  }
-
-  // Stand-ins are rounded a few times, at the size of `span` times the distance from the origin.
-  METHOD float slack(float at_x, float at_y) const {
-    const float span = fabsf(at_x - center_x) + fabsf(at_y - center_y) + reach;
-    return 4e-6f * span * (fabsf(center_x) + fabsf(center_y) + span) + 1e-37f;
-  }
-
-  // Which of 32 candidates have a stand-in below a bound; bit 31 stands for the first.
-  METHOD unsigned below(float bound, int first, float at_x, float at_y) const {
-    unsigned result = 0;
-    const int batches = Math::min((size - first + batch - 1) / batch, 32 / batch);
+  // Marks those of 16 tiles whose stand-ins are negative; bit 0 stands for the first place of a word. What a lane finds
+  // for the agents of its quad is brought to their lanes.
+  template <int part>
+  METHOD void mark(const Query& query, const float (&start)[4], std::uint32_t (&marks)[words]) const {
+    std::uint32_t own[4] = {0, 0, 0, 0};
+    float again[4];
 #pragma unroll
-    for (int c = 0; c < 32 / batch; ++c) {
-      if (c >= batches) break;
-      float value[batch];
-      compare(first + c * batch, at_x, at_y, value);
+    for (int r = 0; r < 4; ++r) again[r] = in_register_of_its_own(start[r]);
+    const Pair* last = operand + 32 * 16 * part + lane;
+#pragma unroll 2
+    for (const Pair* at = last + 32 * (Math::min(tiles() - 16 * part, 16) - 1); at >= last; at -= 32) {
 #pragma unroll
-      for (int p = 0; p < batch; ++p)  // shifts the sign in
-        result = __funnelshift_l(__float_as_uint(value[p] - bound), result, 1);
+      for (int r = 0; r < 4; r += 2) {
+        float value[4] = {start[r], again[r], start[r + 1], again[r + 1]};
+        add_product(row(query, r), row(query, r + 1), *at, value);
+#pragma unroll
+        for (int k = 0; k < 4; ++k)  // shifts the sign in
+          own[r + k / 2] = __funnelshift_l(__float_as_uint(value[k]), own[r + k / 2], 1);
+      }
     }
-    return batches == 32 / batch ? result : result << (32 - batches * batch);
-  }
-
-  // Writes the stand-ins of a batch of candidates to `value`.
-  METHOD void compare(int first, float at_x, float at_y, float (&value)[batch]) const {
-    const float along_x = -2.0f * (at_x - center_x), along_y = -2.0f * (at_y - center_y);
+    transpose_in_quads(lane, own);
+    if constexpr (part == 0) {
 #pragma unroll
-    for (int part = 0; part < batch; part += 4) {
-      const float4 px = *reinterpret_cast<const float4*>(x + first + part);
-      const float4 py = *reinterpret_cast<const float4*>(y + first + part);
-      const float4 pn = *reinterpret_cast<const float4*>(norm + first + part);
-      value[part] = __fmaf_rn(along_x, px.x, __fmaf_rn(along_y, py.x, pn.x));
-      value[part + 1] = __fmaf_rn(along_x, px.y, __fmaf_rn(along_y, py.y, pn.y));
-      value[part + 2] = __fmaf_rn(along_x, px.z, __fmaf_rn(along_y, py.z, pn.z));
-      value[part + 3] = __fmaf_rn(along_x, px.w, __fmaf_rn(along_y, py.w, pn.w));
+      for (int r = 0; r < 4; ++r) marks[r] = own[r];
+    } else {
+      marks[4] = own[0] | own[1] << 16;
+      marks[5] = own[2] | own[3] << 16;
     }
   }
 
   METHOD float distance_squared(int place, float at_x, float at_y) const {
-    const float dx = x[place] - at_x, dy = y[place] - at_y;
+    const float2 its = position[place];
+    const float dx = its.x - at_x, dy = its.y - at_y;
     return dx * dx + dy * dy;
   }
 
   // Sorts the marked candidates by keys of most bits of the distance, and the place. Returns false if that does not
-  // suffice: more candidates are alike in these bits than are kept.
+  // suffice: more candidates are alike in these bits than are kept, or less than K keep the bound.
   template <int K>
-  METHOD bool choose(float at_x, float at_y, float limit, unsigned (&marks)[words], Nearest<K>& found) const {
-    constexpr int kept = K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32, more = kept / 2;
-    int base = 0, taken = 0;
-    const auto take = [&](int k) {  // the key of the next marked candidate, or a large one that no other is like
+  METHOD bool choose(float at_x, float at_y, float limit, float bound, std::uint32_t (&marks)[words],
+                     Nearest<K>& found) const {
+    constexpr int kept = K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32;
+    int base = place_of(0, 0);
+    const auto take = [&](unsigned otherwise) {  // the key of the next marked candidate
       if (marks[0] == 0) {
 #pragma unroll
         for (int w = 0; w + 1 < words; ++w) marks[w] = marks[w + 1];
         marks[words - 1] = 0;
-        base += 32;
+        base += stride;
       }
-      const bool there = marks[0] != 0;
-      const int bit = __clz(marks[0]), place = there ? base + bit : 0;
-      marks[0] &= 0x7fffffffu >> (bit & 31);
+      const int bit = 31 - __clz(marks[0]);  // -1 stands for the empty place before
+      marks[0] &= ~__funnelshift_l(0, 1, bit);
+      const int place = ::min(base + bit, places - 1);
       const float distance = distance_squared(place, at_x, at_y);
-      const unsigned key = __float_as_uint(distance) >> place_bits << place_bits | place;
-      return there && distance < limit ? key : none + ((taken + k) << place_bits);
+      const unsigned key = (__float_as_uint(distance) & (~0u << place_bits)) | static_cast<unsigned>(place);
+      return limit < Math::infinity && distance >= limit ? otherwise : key;
     };
     unsigned key[kept];
 #pragma unroll
-    for (int k = 0; k < kept; ++k) key[k] = take(k);
-    taken = kept;
+    for (int k = 0; k < kept; ++k) key[k] = take(none + (static_cast<unsigned>(k) << place_bits));
     sort_in_registers(key);
     const auto some_left = [&] {
       unsigned any = 0;
@@ -250,33 +314,36 @@ class Candidates {
       for (int w = 0; w < words; ++w) any |= marks[w];
       return any != 0;
     };
-    while (some_left()) {
-      unsigned added[more];
+#pragma unroll 1
+    while (some_left()) {  // of few agents
+      unsigned next = take(~0u);
 #pragma unroll
-      for (int k = 0; k < more; ++k) added[k] = take(k);
-      taken += more;
-      sort_in_registers(added);
-      merge_in_registers(key, added);
+      for (int k = 0; k < kept; ++k) {
+        const unsigned smaller = ::min(key[k], next);
+        next = ::max(key[k], next);
+        key[k] = smaller;
+      }
     }
-    unsigned least_difference = ~0u;
+    unsigned least_step = ~0u;
 #pragma unroll
-    for (int k = 0; k + 1 < kept; ++k) least_difference = ::min(least_difference, key[k] ^ key[k + 1]);
-    if (are_alike(least_difference, 0))
+    for (int k = 0; k < K; ++k) least_step = ::min(least_step, key[k + 1] - key[k]);
+    if (least_step < 1u << place_bits)
       while (put_right(at_x, at_y, key)) {
       }
     found.found = 0;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const bool there = key[k] < none;
-      const int place = there ? place_of(key[k]) : 0;
-      found.index[k] = there ? agent[place] : -1;
-      found.distance_squared[k] = there ? distance_squared(place, at_x, at_y) : Math::infinity;
+      const int place = there ? place_in(key[k]) : 0;
+      found.index[k] = there ? static_cast<int>(agent[place]) : -1;
+      found.distance_squared[k] = distance_squared(place, at_x, at_y);
       found.found += there ? 1 : 0;
     }
-    return !are_alike(key[K - 1], key[kept - 1]);
+    const bool is_within = bound >= limit || key[K - 1] < __float_as_uint(0.9999f * bound);
+    return is_within && (!are_alike(key[K - 1], key[kept - 1]) || key[K - 1] >= none);
   }
 
-  METHOD static int place_of(unsigned key) { return key & ((1 << place_bits) - 1); }
+  METHOD static int place_in(unsigned key) { return key & ((1 << place_bits) - 1); }
   METHOD static bool are_alike(unsigned one, unsigned other) { return (one ^ other) >> place_bits == 0; }
 
   // Exchanges neighbours of the list that are alike in the bits of the keys but not in the right order.
@@ -285,10 +352,10 @@ class Candidates {
     bool exchanged = false;
 #pragma unroll
     for (int k = 0; k + 1 < kept; ++k) {
-      if (!are_alike(key[k], key[k + 1])) continue;
-      const float first = distance_squared(place_of(key[k]), at_x, at_y);
-      const float second = distance_squared(place_of(key[k + 1]), at_x, at_y);
-      if (first < second || (first == second && agent[place_of(key[k])] < agent[place_of(key[k + 1])])) continue;
+      if (!are_alike(key[k], key[k + 1]) || key[k] >= none) continue;
+      const float first = distance_squared(place_in(key[k]), at_x, at_y);
+      const float second = distance_squared(place_in(key[k + 1]), at_x, at_y);
+      if (first < second || (first == second && agent[place_in(key[k])] < agent[place_in(key[k + 1])])) continue;
       const unsigned later = key[k];
       key[k] = key[k + 1];
       key[k + 1] = later;

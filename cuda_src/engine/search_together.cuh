@@ -19,29 +19,7 @@ constexpr int at_once = Geometry::staged ? 1 : 4;  // agents that a lane loads b
 
 constexpr float first_distance = 1.9f;  // in which to look for candidates, in widths of a cell
 
-using NeighborIndex = std::conditional_t<(Geometry::num_agents < 0xffff), std::uint16_t, std::uint32_t>;
-
-// Everyone looks at those who have been brought together.
-template <int K, class Agents, class Eligible>
-struct SearchTogether {
-  Search<K, Agents, Eligible> search;
-  Candidates<Geometry::candidates> candidates;
-  const int* place;  // [num_agents] among the candidates, -1 for others
-
-  METHOD Nearest<K> of(int i) const {
-    const float at_x = search.x[i], at_y = search.y[i];
-    const int self = search.among.has(i) ? place[i] : -1;
-    const bool near_only = K <= 4 && search.limit < Math::infinity;  // those within the limit are few
-    const float bound =
-        near_only ? candidates.stand_in(at_x, at_y, search.limit) : candidates.template bound<K>(at_x, at_y);
-    Nearest<K> found;
-    if (!candidates.sort_nearest(at_x, at_y, self, search.limit, bound, found)) {
-      found.clear();
-      candidates.insert(at_x, at_y, self, search.limit, found);
-    }
-    return found;
-  }
-};
+using NeighborIndex = Candidates<Geometry::candidates>::Index;
 
 // Whether coordinates are finite: nobody else finds or is found.
 METHOD bool is_somewhere(float x, float y) { return (x - x == 0.0f) & (y - y == 0.0f); }
@@ -146,18 +124,8 @@ class Searcher : public Team {
       return SearchInCells<K, Agents, Eligible>{search,
                                                 sort_into_cells(search, search.among, [](int) { return false; })};
     } else if constexpr (most <= Geometry::candidates) {
-      Candidates<Geometry::candidates> candidates(search_memory_);
-      int* place = reinterpret_cast<int*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
-      gather(search, candidates, place);
-      const SearchTogether<K, Agents, Eligible> together{search, candidates, place};
-      if constexpr (listed) {
-        for (int i = lane_; i < Geometry::num_agents; i += Geometry::lanes)
-          if (asks(i)) write_list(lists, i, together.of(i));
-        synchronize();
-        return SearchDone<K>{lists};
-      } else {
-        return together;
-      }
+      list_nearest_together(search, asks, lists);
+      return SearchDone<K>{lists};
     } else {
       list_nearest(search, asks, lists);
       return SearchDone<K>{lists};
@@ -179,6 +147,31 @@ class Searcher : public Team {
   template <class Search>
   METHOD static bool is_candidate(const Search& search, int j) {
     return search.among.has(j) && search.eligible(j) && is_somewhere(search, j);
+  }
+
+  // Fills the lists of all who ask: everyone looks at the eligible agents, who are brought together.
+  template <int K, class Agents, class Eligible, class Asks>
+  METHOD void list_nearest_together(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
+    Candidates<Geometry::candidates> candidates(search_memory_, lane_ % 32);
+    int* place = reinterpret_cast<int*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
+    gather(search, candidates, place);
+    const bool near_only = K <= 4 && search.limit < Math::infinity;  // those within the limit are few
+#pragma unroll 1
+    for (int first = lane_ & ~31; first < Geometry::num_agents; first += Geometry::lanes) {
+      const int i = Math::min(first + lane_ % 32, Geometry::num_agents - 1);
+      const bool asking = first + lane_ % 32 < Geometry::num_agents && asks(i);
+      if (!__any_sync(~0u, asking)) continue;
+      const auto query = candidates.query(search.x[i], search.y[i]);
+      const int self = search.among.has(i) ? place[i] : -1;
+      const float bound = near_only ? Math::infinity : candidates.template bound<K>(query);
+      Nearest<K> found;
+      if (!candidates.sort_nearest(query, self, search.limit, bound, found) && asking) {
+        found.clear();
+        candidates.insert(query.at_x, query.at_y, self, search.limit, found);
+      }
+      if (asking) write_list(lists, i, found);
+    }
+    synchronize();
   }
 
   // Brings the eligible agents together.
@@ -207,12 +200,14 @@ class Searcher : public Team {
       candidates.size += counts[chunk];
       reach_squared = ::max(reach_squared, farthest[chunk]);
     }
-    candidates.reach = 1.001f * sqrtf(__uint_as_float(reach_squared));
+    candidates.set_reach(1.001f * sqrtf(__uint_as_float(reach_squared)));
     for (int chunk = lane_ / 32; chunk < chunks; chunk += warps_) {
       const int j = first + 32 * chunk + lane_ % 32;
       if (!search.among.has(j) || place[j] < 0) continue;
-      for (int before = 0; before < chunk; ++before) place[j] += counts[before];
-      candidates.put(place[j], j, search.x[j], search.y[j]);
+      int k = place[j];
+      for (int before = 0; before < chunk; ++before) k += counts[before];
+      candidates.put(k, j, search.x[j], search.y[j]);
+      place[j] = candidates.place_of(k);
     }
     candidates.close(lane_);
     synchronize();
@@ -273,29 +268,31 @@ class Searcher : public Team {
   // one that does.
   template <int K>
   METHOD Nearest<K> nearest_of_part(const Cells& cells, int at, float limit) const {
-    Candidates<Geometry::candidates> candidates(warp_memory_);
+    Candidates<Geometry::candidates> candidates(warp_memory_, lane_ % 32);
     const float within = radius(limit);
     const float at_x = cells.position[at].x, at_y = cells.position[at].y;
     const Box box = box_of_warp(at_x, at_y);
     candidates.center_x = __shfl_sync(~0u, at_x, 0);
     candidates.center_y = __shfl_sync(~0u, at_y, 0);
     const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
-    float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within), bound = 3e38f;
+    float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within),
+          bound = Math::infinity;
     Nearest<K> found;
 #pragma unroll 1
     for (bool is_first = true;; is_first = false) {
       int self;
       const int number = load(candidates, cells, box, distance, 0, at, self);
-      bound = fminf(bound, candidates.template bound<K>(at_x, at_y));
+      const auto query = candidates.query(at_x, at_y);
+      bound = fminf(bound, candidates.template bound<K>(query));
       if (number > Geometry::candidates && is_first) {  // a crowd: look no farther than needed
-        const float needed = max_of_warp(Math::min(candidates.radius(at_x, at_y, bound), within));
+        const float needed = max_of_warp(Math::min(radius(bound), within));
         if (needed < distance) {
           distance = needed;
           continue;
         }
       }
       const bool is_sorted =
-          number <= Geometry::candidates && candidates.sort_nearest(at_x, at_y, self, limit, bound, found);
+          number <= Geometry::candidates && candidates.sort_nearest(query, self, limit, bound, found);
       if (!is_sorted) found.clear();
 #pragma unroll 1
       for (int skip = 0; skip < number; skip += Geometry::candidates) {
@@ -323,8 +320,10 @@ class Searcher : public Team {
     const int first_column = cells.column_of(reached.low_x), last_column = cells.column_of(reached.high_x);
     const int last_row = cells.row_of(reached.high_y);
     int size = -skip;
-    float farthest = 0.0f;
     self = -1;
+    const float along_x = Math::max(reached.high_x - candidates.center_x, candidates.center_x - reached.low_x);
+    const float along_y = Math::max(reached.high_y - candidates.center_y, candidates.center_y - reached.low_y);
+    candidates.set_reach(1.4143f * Math::max(along_x, along_y));
     __syncwarp();
 #pragma unroll 1
     for (int first_row = cells.row_of(reached.low_y); first_row <= last_row; first_row += 32) {
@@ -361,20 +360,16 @@ class Searcher : public Team {
           const bool taken = who[k] < Cells::bystander && reached.has(its[k].x, its[k].y);
           const unsigned takers = __ballot_sync(~0u, taken);
           const int place = size + __popc(takers & ((1u << lane) - 1));
-          if (taken && place >= 0 && place < Candidates::capacity) {
-            candidates.put(place, who[k], its[k].x, its[k].y);
-            farthest = fmaxf(farthest, candidates.squared_distance_to_center(its[k].x, its[k].y));
-          }
+          if (taken && place >= 0 && place < Candidates::capacity) candidates.put(place, who[k], its[k].x, its[k].y);
           const unsigned own = static_cast<unsigned>(at - from[k]);
           if (own < 32 && (takers >> own & 1) != 0) self = size + __popc(takers & ((1u << own) - 1));
           size += __popc(takers);
         }
       }
     }
-    if (self >= Candidates::capacity) self = -1;
+    self = self >= 0 && self < Candidates::capacity ? candidates.place_of(self) : -1;
     candidates.size = Math::min(size, Candidates::capacity);
     candidates.close(lane);
-    candidates.reach = 1.001f * sqrtf(max_of_warp(farthest));
     __syncwarp();
     return size + skip;
   }
