@@ -64,6 +64,7 @@ static unsigned __ballot_sync(unsigned, bool mine) {
   });
 }
 static bool __any_sync(unsigned, bool mine) { return __ballot_sync(~0u, mine) != 0; }
+static bool __all_sync(unsigned, bool mine) { return __ballot_sync(~0u, mine) == ~0u; }
 static unsigned __reduce_max_sync(unsigned, unsigned mine) {
   return over_warp(mine, [](const std::uint32_t* all) { return *std::max_element(all, all + 32); });
 }
@@ -88,8 +89,8 @@ static T from_lane(T mine, int lane) {
   return result;
 }
 template <class T>
-static T __shfl_sync(unsigned, T mine, int lane) {
-  return from_lane(mine, lane % 32);
+static T __shfl_sync(unsigned, T mine, int lane, int width = 32) {
+  return from_lane(mine, thread % 32 / width * width + lane % width);
 }
 template <class T>
 static T __shfl_down_sync(unsigned, T mine, int by) {
@@ -199,8 +200,6 @@ static void add_product(Pair upper, Pair lower, Pair column, Pair (&sum)[2]) {
   sum[0] = pair_of(sums[0], sums[1]);
   sum[1] = pair_of(sums[2], sums[3]);
 }
-static float in_register_of_its_own(float value) { return value; }
-
 #include "engine/range.cuh"
 
 struct Geometry {

@@ -37,7 +37,7 @@ def test_a_block_fits(agents: int, shared_limit: int, full: bool) -> None:
 @pytest.mark.parametrize("neighbors", [1, 3, 10, 30, 31, 100])
 def test_lists_lie_behind_candidates_and_cells(agents: int, neighbors: int) -> None:
     search = _layout(agents, SHARED_LIMITS[-1], neighbors).search
-    assert search.lists_at >= candidates_bytes(search.candidates, agents) + 4 * agents + 64
+    assert search.lists_at >= candidates_bytes(search.candidates, agents) + 2 * agents + 64
     if search.most_cells:
         assert search.positions_at >= 4 * (8 + search.most_cells + 4 + agents) and search.positions_at % 8 == 0
         assert search.lists_at >= search.positions_at + 8 * agents

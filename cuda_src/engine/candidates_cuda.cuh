@@ -51,15 +51,15 @@ template <int most>
 class Candidates {
  public:
   static constexpr int capacity = most;
-  static constexpr int tile = 8;  // candidates that are compared at once; `capacity` is a multiple of it
-  static constexpr int words = capacity <= 128 ? 4 : 6;     // of marks, a bit for each place
-  static constexpr int stride = capacity <= 120 ? 32 : 33;  // places of a word, of which the first stays empty
-  static constexpr int places = words * stride + 1;         // and the last one
+  static constexpr int batch = 16;  // candidates that are compared at once; `capacity` is a multiple of it
+  static constexpr int words = capacity <= 112 ? 4 : 6;  // of marks
+  static constexpr int stride = words == 4 ? 32 : 33;    // of places
+  static constexpr int places = stride * words + 1;
   using Index = std::conditional_t<(Geometry::num_agents < 0xffff), std::uint16_t, std::uint32_t>;
   static constexpr int bytes = (16 * capacity + 8 * places + int(sizeof(Index)) * places + 15) & ~15;
 
-  Pair* operand;     // [capacity / tile, 8, 4] for the tensor cores
-  float2* position;  // [places], those that stay empty infinitely far away
+  Pair* operand;     // [capacity, 4] for the tensor cores
+  float2* position;  // [places], those at multiples of `stride` infinitely far away
   Index* agent;      // [places]
   int size = 0;
   float center_x, center_y;
@@ -83,11 +83,12 @@ class Candidates {
                    : 0.0f;
   }
 
-  // The place of the k-th candidate. Each lane of a quad finds a word's marks, and half of another if there are six.
+  // The place of the k-th candidate; bit b of word w stands for place `stride` w + 1 + b. Lane t of a quad marks two of
+  // each 8 candidates: the first ones in word t, others in a half of word 4 or 5.
   METHOD static int place_of(int k) {
-    const int lane = k % 4, bit = k / 4;
-    if (k < 128) return place_of(lane, bit);
-    return place_of(4 + lane / 2, lane % 2 * 16 + bit % 32);
+    const int lane = k / 2 % 4, bit = (k / 4 & ~1) | (~k & 1);
+    if (k < in_own_word) return stride * lane + 1 + bit;
+    return stride * (4 + lane / 2) + 1 + lane % 2 * 16 + bit - in_own_word / 4;
   }
 
   METHOD void put(int k, int who, float at_x, float at_y) const {
@@ -99,10 +100,10 @@ class Candidates {
     put_operand(k, firsts_of(high, low), high, seconds_of(low, high), pair_of(high_norm, norm - high_norm));
   }
 
-  // Fills the last tile; lane 0, 1, … of those that share the candidates.
+  // Fills the last batch; lane 0, 1, … of those that share the candidates.
   METHOD void close(int lane) const {
     if (lane <= words) position[stride * lane] = {Math::infinity, Math::infinity};
-    if (lane < tile && size + lane < capacity)
+    if (lane < batch && size + lane < capacity)
       put_operand(size + lane, Pair{0}, Pair{0}, Pair{0}, pair_of(Math::infinity, 0.0f));
   }
 
@@ -137,36 +138,29 @@ class Candidates {
   // A squared distance that at least K of the candidates keep below, with the one apart that asks.
   template <int K>
   METHOD float bound(const Query& query) const {
-    constexpr int runs = K <= 4 ? 2 : K <= 14 ? 4 : 6;  // more columns make a tighter bound
+    constexpr int runs = K <= 4 ? 2 : K <= 14 ? 4 : 6;  // of batches; more columns make a tighter bound
     const Pair own_start = pair_of(query.norm, query.norm);
     Pair start[4];
 #pragma unroll
-    for (int r = 0; r < 4; ++r) start[r].bits = of_quad(own_start.bits, r);
+    for (int r = 0; r < 4; ++r) start[r].bits = __shfl_sync(~0u, own_start.bits, r, 4);
     std::uint32_t least[runs][4];
 #pragma unroll
     for (int c = 0; c < runs; ++c)
 #pragma unroll
       for (int r = 0; r < 4; ++r) least[c][r] = 0x7c007c00;  // infinite
-    const auto compare = [&](int at, std::uint32_t (&least)[4]) {
-      const Pair column = operand[32 * at + lane];
-#pragma unroll
-      for (int r = 0; r < 4; r += 2) {
-        Pair value[2] = {start[r], start[r + 1]};
-        add_product(row(query, r), row(query, r + 1), column, value);
-        least[r] = ::min(Pair{least[r]}, value[0]).bits;
-        least[r + 1] = ::min(Pair{least[r + 1]}, value[1]).bits;
-      }
-    };
-    int first = 0;
+    const Pair* end = operand + 4 * size;
 #pragma unroll 1
-    for (; first + runs <= tiles(); first += runs)
+    for (const Pair* at = operand; at < end;)
 #pragma unroll
-      for (int c = 0; c < runs; ++c) compare(first + c, least[c]);
+      for (int c = 0; c < runs && at < end; ++c, at += 4 * batch)
 #pragma unroll
-    for (int c = 0; c < runs; ++c) {
-      if (first + c >= tiles()) break;
-      compare(first + c, least[c]);
-    }
+        for (int r = 0; r < 4; r += 2) {
+          Pair first[2] = {start[r], start[r + 1]}, second[2] = {start[r], start[r + 1]};
+          add_product(row(query, r), row(query, r + 1), at[lane], first);
+          add_product(row(query, r), row(query, r + 1), at[32 + lane], second);
+          least[c][r] = ::min(::min(first[0], second[0]), Pair{least[c][r]}).bits;
+          least[c][r + 1] = ::min(::min(first[1], second[1]), Pair{least[c][r + 1]}).bits;
+        }
     Pair sorted[4 * runs];
 #pragma unroll
     for (int c = 0; c < runs; ++c) {
@@ -190,26 +184,45 @@ class Candidates {
     return query.is_fit ? squared * per_scale * per_scale : Math::infinity;
   }
 
-  // Finds the K nearest to the agent that asks, the candidate at place `self` apart, that are closer than the square
-  // root of `limit`; `bound` is what the function of that name returned, for these candidates or for some of them, or
-  // infinite. Returns false where too many are as near, or too far off, to be told apart: then insert() finds them.
-  template <int K>
-  METHOD bool sort_nearest(const Query& query, int self, float limit, float bound, Nearest<K>& found) const {
-    const float closer = fminf(fminf(bound, limit) * scale * scale, 1e30f);
-    const float own_start = query.norm - (closer + query.slack);
-    float start[4];
+  // Bit b of word w stands for a place.
+  struct Marks {
+    std::uint32_t word[words];
+  };
+
+  // Marks at least those candidates that are closer than the square root of `limit`.
+  METHOD Marks mark(const Query& query, float limit) const {
+    const float closer = fminf(limit * scale * scale, 1e30f), own_start = query.norm - (closer + query.slack);
+    float start[4][2];
 #pragma unroll
-    for (int r = 0; r < 4; ++r) start[r] = __uint_as_float(of_quad(__float_as_uint(own_start), r));
-    std::uint32_t marks[words];
-    mark<0>(query, start, marks);
-    if constexpr (words > 4) mark<1>(query, start, marks);
-    if (!query.is_fit) return false;
+    for (int r = 0; r < 4; ++r)  // twice, in registers that lie side by side, or each product would copy them
 #pragma unroll
-    for (int w = 0; w < words; ++w) {
-      const int bit = self - place_of(w, 0);
-      if (bit >= 0 && bit < 32) marks[w] &= ~(1u << bit);
+      for (int k = 0; k < 2; ++k) start[r][k] = __uint_as_float(__shfl_sync(~0u, __float_as_uint(own_start), r, 4));
+    const int end = (size + batch - 1) / batch * batch;
+    std::uint32_t part[4];
+    mark_part(query, start, 0, Math::min(end, in_own_word), part);
+    Marks marks;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) marks.word[r] = part[r];
+    if constexpr (words > 4) {
+      mark_part(query, start, in_own_word, end, part);
+      marks.word[4] = part[0] | part[1] << 16;
+      marks.word[5] = part[2] | part[3] << 16;
     }
-    return choose(query.at_x, query.at_y, limit, bound, marks, found);
+    return marks;
+  }
+
+  // Each lane by itself: finds the K nearest to the agent that asks, the candidate at place `self` apart, that are
+  // closer than the square root of `limit`, among those that are marked as closer than that and than the square root of
+  // `bound`. Returns false where too many are as near, too few keep the bound, or all are too far off to tell: then
+  // insert() finds them.
+  template <int K>
+  METHOD bool sort_nearest(const Query& query, Marks marks, int self, float limit, float bound,
+                           Nearest<K>& found) const {
+    if (!query.is_fit) return false;
+    const unsigned word = static_cast<unsigned>(self - 1) / stride, others = ~(1u << ((self - 1) % stride & 31));
+#pragma unroll
+    for (unsigned w = 0; w < words; ++w) marks.word[w] &= word == w ? others : ~0u;
+    return choose(query.at_x, query.at_y, limit, bound, marks.word, found);
   }
 
   // The exact way, by insertion: adds all candidates to a list.
@@ -223,9 +236,10 @@ class Candidates {
   }
 
  private:
-  static constexpr int place_bits = stride == 32 ? 7 : 8;  // of a candidate's place
-  static constexpr unsigned none = 0x7f800000u;            // from here on keys, and distances, stand for nobody
-  static_assert(capacity <= 192 && capacity % tile == 0, "a place has eight bits");
+  static constexpr int in_own_word = 112;                // candidates whose lane has a word for them alone
+  static constexpr int place_bits = words == 4 ? 7 : 8;  // of a candidate's place
+  static constexpr unsigned none = 0x7f800000u;          // from here on keys, and distances, stand for nobody
+  static_assert(capacity <= 176 && capacity % batch == 0, "a place has eight bits");
 
   static constexpr float reach = 64.0f;  // of scaled candidates
   // What is lost of a stand-in, in relation to the square of the longest way from the agent over the center to a
@@ -233,48 +247,32 @@ class Candidates {
   // of which tensor cores may keep 24 bits of the largest; rounded up to 2^-18.
   static constexpr float rounding = 0x1p-18f;
 
-  METHOD static constexpr int place_of(int word, int bit) { return stride * word + 1 + bit; }
-
-  METHOD int tiles() const { return (size + tile - 1) / tile; }
-
   METHOD static Pair row(const Query& query, int r) { return Pair{query.rows[r]}; }
 
-  METHOD std::uint32_t of_quad(std::uint32_t value, int r) const { return __shfl_sync(~0u, value, (lane & ~3) + r); }
-
-  // Tiles have two columns of each lane of a quad: of places that are neighbors in a word.
   METHOD void put_operand(int k, Pair first, Pair second, Pair third, Pair fourth) const {
-    const int column = 2 * (k % 4) + 1 - k / 4 % 2;
-    reinterpret_cast<uint4*>(operand)[k / tile * tile + column] = {first.bits, second.bits, third.bits, fourth.bits};
+    reinterpret_cast<uint4*>(operand)[k] = {first.bits, second.bits, third.bits, fourth.bits};
   }
 
-  // Marks those of 16 tiles whose stand-ins are negative; bit 0 stands for the first place of a word. What a lane finds
-  // for the agents of its quad is brought to their lanes.
-  template <int part>
-  METHOD void mark(const Query& query, const float (&start)[4], std::uint32_t (&marks)[words]) const {
-    std::uint32_t own[4] = {0, 0, 0, 0};
-    float again[4];
+  // Marks those of some candidates whose stand-ins, added to the start of a row, are negative.
+  METHOD void mark_part(const Query& query, const float (&start)[4][2], int first, int end,
+                        std::uint32_t (&marks)[4]) const {
 #pragma unroll
-    for (int r = 0; r < 4; ++r) again[r] = in_register_of_its_own(start[r]);
-    const Pair* last = operand + 32 * 16 * part + lane;
-#pragma unroll 2
-    for (const Pair* at = last + 32 * (Math::min(tiles() - 16 * part, 16) - 1); at >= last; at -= 32) {
+    for (int r = 0; r < 4; ++r) marks[r] = 0;
+#pragma unroll 1
+    for (const Pair* at = operand + 4 * end + lane; at >= operand + 4 * first + 32;)  // bit 0 stands for the first
 #pragma unroll
-      for (int r = 0; r < 4; r += 2) {
-        float value[4] = {start[r], again[r], start[r + 1], again[r + 1]};
-        add_product(row(query, r), row(query, r + 1), *at, value);
+      for (int tile = 0; tile < 2; ++tile) {
+        at -= 32;
 #pragma unroll
-        for (int k = 0; k < 4; ++k)  // shifts the sign in
-          own[r + k / 2] = __funnelshift_l(__float_as_uint(value[k]), own[r + k / 2], 1);
+        for (int r = 0; r < 4; r += 2) {
+          float value[4] = {start[r][0], start[r][1], start[r + 1][0], start[r + 1][1]};
+          add_product(row(query, r), row(query, r + 1), *at, value);
+#pragma unroll
+          for (int k = 0; k < 4; ++k)  // shifts the sign in
+            marks[r + k / 2] = __funnelshift_l(__float_as_uint(value[k]), marks[r + k / 2], 1);
+        }
       }
-    }
-    transpose_in_quads(lane, own);
-    if constexpr (part == 0) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) marks[r] = own[r];
-    } else {
-      marks[4] = own[0] | own[1] << 16;
-      marks[5] = own[2] | own[3] << 16;
-    }
+    transpose_in_quads(lane, marks);  // what a lane has found for the agents of its quad
   }
 
   METHOD float distance_squared(int place, float at_x, float at_y) const {
@@ -289,7 +287,7 @@ class Candidates {
   METHOD bool choose(float at_x, float at_y, float limit, float bound, std::uint32_t (&marks)[words],
                      Nearest<K>& found) const {
     constexpr int kept = K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32;
-    int base = place_of(0, 0);
+    int base = 1;
     const auto take = [&](unsigned otherwise) {  // the key of the next marked candidate
       if (marks[0] == 0) {
 #pragma unroll
@@ -327,7 +325,13 @@ class Candidates {
     unsigned least_step = ~0u;
 #pragma unroll
     for (int k = 0; k < K; ++k) least_step = ::min(least_step, key[k + 1] - key[k]);
-    if (least_step < 1u << place_bits)
+    bool is_doubtful = least_step < 1u << place_bits;
+    if (is_doubtful && key[K] >= none) {  // nobodies are alike
+      is_doubtful = false;
+#pragma unroll
+      for (int k = 0; k < K; ++k) is_doubtful |= are_alike(key[k], key[k + 1]) & (key[k] < none);
+    }
+    if (is_doubtful)
       while (put_right(at_x, at_y, key)) {
       }
     found.found = 0;

@@ -153,7 +153,7 @@ class Searcher : public Team {
   template <int K, class Agents, class Eligible, class Asks>
   METHOD void list_nearest_together(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
     Candidates<Geometry::candidates> candidates(search_memory_, lane_ % 32);
-    int* place = reinterpret_cast<int*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
+    auto* place = reinterpret_cast<std::int16_t*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
     gather(search, candidates, place);
     const bool near_only = K <= 4 && search.limit < Math::infinity;  // those within the limit are few
 #pragma unroll 1
@@ -164,21 +164,23 @@ class Searcher : public Team {
       const auto query = candidates.query(search.x[i], search.y[i]);
       const int self = search.among.has(i) ? place[i] : -1;
       const float bound = near_only ? Math::infinity : candidates.template bound<K>(query);
+      const auto marks = candidates.mark(query, Math::min(bound, search.limit));
+      if (!asking) continue;
       Nearest<K> found;
-      if (!candidates.sort_nearest(query, self, search.limit, bound, found) && asking) {
+      if (!candidates.sort_nearest(query, marks, self, search.limit, bound, found)) {
         found.clear();
         candidates.insert(query.at_x, query.at_y, self, search.limit, found);
       }
-      if (asking) write_list(lists, i, found);
+      write_list(lists, i, found);
     }
     synchronize();
   }
 
   // Brings the eligible agents together.
   template <class Search, class Candidates>
-  METHOD void gather(const Search& search, Candidates& candidates, int* place) {
+  METHOD void gather(const Search& search, Candidates& candidates, std::int16_t* place) {
     const int first = search.among.first & ~31, chunks = (search.among.end() - first + 31) / 32;
-    int* counts = place + Geometry::num_agents;
+    int* counts = reinterpret_cast<int*>(place + (Geometry::num_agents + 1) / 2 * 2);
     unsigned* farthest = reinterpret_cast<unsigned*>(counts + 8);
     const bool centered = is_somewhere(search, search.among.first);
     candidates.center_x = centered ? search.x[search.among.first] : 0.0f;
@@ -189,7 +191,8 @@ class Searcher : public Team {
       const unsigned takers = __ballot_sync(~0u, taken);
       const float norm = taken ? candidates.squared_distance_to_center(search.x[j], search.y[j]) : 0.0f;
       const unsigned largest = __reduce_max_sync(~0u, __float_as_uint(norm));
-      if (search.among.has(j)) place[j] = taken ? __popc(takers & ((1u << lane_ % 32) - 1)) : -1;
+      if (search.among.has(j))
+        place[j] = static_cast<std::int16_t>(taken ? __popc(takers & ((1u << lane_ % 32) - 1)) : -1);
       if (lane_ % 32 != 0) continue;
       counts[chunk] = __popc(takers);
       farthest[chunk] = largest;
@@ -207,7 +210,7 @@ class Searcher : public Team {
       int k = place[j];
       for (int before = 0; before < chunk; ++before) k += counts[before];
       candidates.put(k, j, search.x[j], search.y[j]);
-      place[j] = candidates.place_of(k);
+      place[j] = static_cast<std::int16_t>(candidates.place_of(k));
     }
     candidates.close(lane_);
     synchronize();
@@ -264,19 +267,18 @@ class Searcher : public Team {
 
  private:
   // What the agents of a warp find, each of them `at` a place in the cells. Candidates are those within some distance
-  // of the box around all of them: at first a distance that should do, then, if one of the K nearest lies farther off,
-  // one that does.
+  // of the box around all of them: at first a distance that should do, then, for those of whose K nearest one lies
+  // farther off, one that does.
   template <int K>
   METHOD Nearest<K> nearest_of_part(const Cells& cells, int at, float limit) const {
     Candidates<Geometry::candidates> candidates(warp_memory_, lane_ % 32);
     const float within = radius(limit);
     const float at_x = cells.position[at].x, at_y = cells.position[at].y;
-    const Box box = box_of_warp(at_x, at_y);
-    candidates.center_x = __shfl_sync(~0u, at_x, 0);
-    candidates.center_y = __shfl_sync(~0u, at_y, 0);
+    Box box = box_of_warp(at_x, at_y, true);
     const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
-    float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within),
-          bound = Math::infinity;
+    float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within);
+    float bound = Math::infinity;
+    bool is_done = false;
     Nearest<K> found;
 #pragma unroll 1
     for (bool is_first = true;; is_first = false) {
@@ -291,17 +293,20 @@ class Searcher : public Team {
           continue;
         }
       }
-      const bool is_sorted =
-          number <= Geometry::candidates && candidates.sort_nearest(query, self, limit, bound, found);
+      const bool is_marked = number <= Geometry::candidates;
+      const auto marks = candidates.mark(query, Math::min(bound, limit));
+      const bool is_sorted = is_done || (is_marked && candidates.sort_nearest(query, marks, self, limit, bound, found));
       if (!is_sorted) found.clear();
 #pragma unroll 1
       for (int skip = 0; skip < number; skip += Geometry::candidates) {
         if (skip > 0) load(candidates, cells, box, distance, skip, at, self);
         if (!is_sorted) candidates.insert(at_x, at_y, self, limit, found);
       }
-      const float needed = max_of_warp(Math::min(radius(found.distance_squared[K - 1]), within));
-      if (needed <= distance || !(distance < cells.extent())) return found;
-      distance = Math::min(needed, 2.0f * distance);
+      const float needed = Math::min(radius(found.distance_squared[K - 1]), within);
+      is_done = is_done || needed <= distance || !(distance < cells.extent());
+      if (__all_sync(~0u, is_done)) return found;
+      distance = Math::min(max_of_warp(is_done ? 0.0f : needed), 2.0f * distance);
+      box = box_of_warp(at_x, at_y, !is_done);
     }
   }
 
@@ -321,8 +326,10 @@ class Searcher : public Team {
     const int last_row = cells.row_of(reached.high_y);
     int size = -skip;
     self = -1;
-    const float along_x = Math::max(reached.high_x - candidates.center_x, candidates.center_x - reached.low_x);
-    const float along_y = Math::max(reached.high_y - candidates.center_y, candidates.center_y - reached.low_y);
+    candidates.center_x = box.low_x;
+    candidates.center_y = box.low_y;
+    const float along_x = Math::max(reached.high_x - box.low_x, box.low_x - reached.low_x);
+    const float along_y = Math::max(reached.high_y - box.low_y, box.low_y - reached.low_y);
     candidates.set_reach(1.4143f * Math::max(along_x, along_y));
     __syncwarp();
 #pragma unroll 1
@@ -379,10 +386,12 @@ class Searcher : public Team {
     return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(value)));
   }
 
-  METHOD static Box box_of_warp(float x, float y) {
-    const unsigned at_x = ordered(x), at_y = ordered(y);
-    return {number_in_order(__reduce_min_sync(~0u, at_x)), number_in_order(__reduce_max_sync(~0u, at_x)),
-            number_in_order(__reduce_min_sync(~0u, at_y)), number_in_order(__reduce_max_sync(~0u, at_y))};
+  // Around those lanes of a warp that count.
+  METHOD static Box box_of_warp(float x, float y, bool counts) {
+    const unsigned at_x = ordered(x), at_y = ordered(y), least = counts ? 0 : ~0u;
+    return {
+        number_in_order(__reduce_min_sync(~0u, at_x | least)), number_in_order(__reduce_max_sync(~0u, at_x & ~least)),
+        number_in_order(__reduce_min_sync(~0u, at_y | least)), number_in_order(__reduce_max_sync(~0u, at_y & ~least))};
   }
 
   // Sorts the candidates and who asks, looking for both in the range `all`.

@@ -61,13 +61,6 @@ METHOD void add_product(Pair upper, Pair lower, Pair column, float (&sum)[4]) {
                  "f"(sum[3]));
 }
 
-// The same number, as a compiler cannot know: operands of these products are registers in a row, and it would copy one
-// that is needed twice for each of them.
-METHOD float in_register_of_its_own(float value) {
-  asm volatile("" : "+f"(value));
-  return value;
-}
-
 #endif
 
 METHOD Pair firsts_of(Pair one, Pair other) { return {(one.bits & 0xffffu) | other.bits << 16}; }

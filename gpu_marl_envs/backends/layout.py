@@ -314,8 +314,8 @@ def _search_memory(environment: Environment) -> SearchMemory:
     agents, neighbors = environment.num_agents, environment.neighbors()
     if neighbors == 0:
         return SearchMemory()
-    candidates = min(_align(agents, 8), MOST_CANDIDATES)
-    gathered_bytes = candidates_bytes(candidates, agents) + 4 * agents + 64
+    candidates = min(_align(agents, 16), MOST_CANDIDATES)
+    gathered_bytes = candidates_bytes(candidates, agents) + 2 * _align(agents, 2) + 64
     entries = min(neighbors, LONGEST_LIST) + 1
     list_bytes = _align(_index_bytes(agents) * entries, 4)
     most_cells, agents_per_cell, positions_at, cells_bytes = 0, 1.0, 0, 0
@@ -340,7 +340,7 @@ def _search_memory(environment: Environment) -> SearchMemory:
 
 def candidates_bytes(candidates: int, agents: int) -> int:
     """Shared memory for some candidates of so many agents; see ``bytes`` in cuda_src/engine/candidates_cuda.cuh."""
-    places = (4 if candidates <= 128 else 6) * (32 if candidates <= 120 else 33) + 1
+    places = 4 * 32 + 1 if candidates <= 112 else 6 * 33 + 1
     return _align(16 * candidates + (8 + _index_bytes(agents)) * places, 16)
 
 
