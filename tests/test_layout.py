@@ -8,7 +8,7 @@ from gpu_marl_envs import registry
 from gpu_marl_envs.backends.layout import LINE_FLOATS, WARP, Layout, candidates_bytes, cuda_layout
 
 SHARED_LIMITS = [99 * 1024, 163 * 1024, 227 * 1024]
-AGENTS = [33, 110, 192, 193, 250, 294, 370, 1000, 1536, 3840, 6144, 20_000, 100_000]
+AGENTS = [33, 110, 176, 177, 250, 294, 370, 1000, 1536, 3840, 6144, 20_000, 100_000]
 
 every_size = pytest.mark.parametrize("agents", AGENTS)
 every_limit = pytest.mark.parametrize("shared_limit", SHARED_LIMITS)

@@ -102,7 +102,10 @@ class Candidates {
 
   // Fills the last batch; lane 0, 1, … of those that share the candidates.
   METHOD void close(int lane) const {
-    if (lane <= words) position[stride * lane] = {Math::infinity, Math::infinity};
+    if (lane <= words) {
+      position[stride * lane] = {Math::infinity, Math::infinity};
+      agent[stride * lane] = static_cast<Index>(-1);
+    }
     if (lane < batch && size + lane < capacity)
       put_operand(size + lane, Pair{0}, Pair{0}, Pair{0}, pair_of(Math::infinity, 0.0f));
   }
@@ -148,23 +151,25 @@ class Candidates {
     for (int c = 0; c < runs; ++c)
 #pragma unroll
       for (int r = 0; r < 4; ++r) least[c][r] = 0x7c007c00;  // infinite
-    const Pair* end = operand + 4 * size;
+    // Those who stand side by side are often near together: they had better be in different columns.
+    const int half = (size + batch - 1) / batch * (batch / 2);
+    const Pair* end = operand + 4 * half;
 #pragma unroll 1
     for (const Pair* at = operand; at < end;)
 #pragma unroll
-      for (int c = 0; c < runs && at < end; ++c, at += 4 * batch)
+      for (int c = 0; c < runs && at < end; ++c, at += 32)
 #pragma unroll
         for (int r = 0; r < 4; r += 2) {
           Pair first[2] = {start[r], start[r + 1]}, second[2] = {start[r], start[r + 1]};
           add_product(row(query, r), row(query, r + 1), at[lane], first);
-          add_product(row(query, r), row(query, r + 1), at[32 + lane], second);
+          add_product(row(query, r), row(query, r + 1), at[lane + 4 * half], second);
           least[c][r] = ::min(::min(first[0], second[0]), Pair{least[c][r]}).bits;
           least[c][r + 1] = ::min(::min(first[1], second[1]), Pair{least[c][r + 1]}).bits;
         }
     Pair sorted[4 * runs];
 #pragma unroll
     for (int c = 0; c < runs; ++c) {
-      transpose_in_quads(lane, least[c]);
+      gather_in_quads(lane, least[c]);
 #pragma unroll
       for (int r = 0; r < 4; ++r) sorted[4 * c + r].bits = least[c][r];
     }
@@ -286,7 +291,7 @@ class Candidates {
   template <int K>
   METHOD bool choose(float at_x, float at_y, float limit, float bound, std::uint32_t (&marks)[words],
                      Nearest<K>& found) const {
-    constexpr int kept = K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32;
+    constexpr int taken = K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32, kept = K + 2 < taken ? K + 2 : taken;
     int base = 1;
     const auto take = [&](unsigned otherwise) {  // the key of the next marked candidate
       if (marks[0] == 0) {
@@ -302,9 +307,9 @@ class Candidates {
       const unsigned key = (__float_as_uint(distance) & (~0u << place_bits)) | static_cast<unsigned>(place);
       return limit < Math::infinity && distance >= limit ? otherwise : key;
     };
-    unsigned key[kept];
+    unsigned key[taken];
 #pragma unroll
-    for (int k = 0; k < kept; ++k) key[k] = take(none + (static_cast<unsigned>(k) << place_bits));
+    for (int k = 0; k < taken; ++k) key[k] = take(none + (static_cast<unsigned>(k) << place_bits));
     sort_in_registers(key);
     const auto some_left = [&] {
       unsigned any = 0;
@@ -332,16 +337,15 @@ class Candidates {
       for (int k = 0; k < K; ++k) is_doubtful |= are_alike(key[k], key[k + 1]) & (key[k] < none);
     }
     if (is_doubtful)
-      while (put_right(at_x, at_y, key)) {
+      while (put_right<kept>(at_x, at_y, key)) {
       }
     found.found = 0;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      const bool there = key[k] < none;
-      const int place = there ? place_in(key[k]) : 0;
-      found.index[k] = there ? static_cast<int>(agent[place]) : -1;
+      const int place = place_in(key[k]);  // an empty one where there is nobody
+      found.index[k] = static_cast<int>(agent[place]);
       found.distance_squared[k] = distance_squared(place, at_x, at_y);
-      found.found += there ? 1 : 0;
+      found.found += key[k] < none ? 1 : 0;
     }
     const bool is_within = bound >= limit || key[K - 1] < __float_as_uint(0.9999f * bound);
     return is_within && (!are_alike(key[K - 1], key[kept - 1]) || key[K - 1] >= none);
@@ -351,8 +355,8 @@ class Candidates {
   METHOD static bool are_alike(unsigned one, unsigned other) { return (one ^ other) >> place_bits == 0; }
 
   // Exchanges neighbours of the list that are alike in the bits of the keys but not in the right order.
-  template <int kept>
-  METHOD bool put_right(float at_x, float at_y, unsigned (&key)[kept]) const {
+  template <int kept, int taken>
+  METHOD bool put_right(float at_x, float at_y, unsigned (&key)[taken]) const {
     bool exchanged = false;
 #pragma unroll
     for (int k = 0; k + 1 < kept; ++k) {

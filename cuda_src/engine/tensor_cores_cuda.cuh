@@ -79,3 +79,17 @@ METHOD void transpose_in_quads(int lane, std::uint32_t (&value)[4]) {
   exchange(2, value[0], value[2]);
   exchange(2, value[1], value[3]);
 }
+
+// The same in any order, for less: lane t of each quad gets what its lanes have in value[t].
+METHOD void gather_in_quads(int lane, std::uint32_t (&value)[4]) {
+  const auto exchange = [&](int distance, std::uint32_t& one, std::uint32_t& other) {
+    const bool is_upper = (lane & distance) != 0;
+    const std::uint32_t received = __shfl_xor_sync(~0u, is_upper ? one : other, distance);
+    one = is_upper ? other : one;
+    other = received;
+  };
+  exchange(1, value[0], value[1]);
+  exchange(1, value[2], value[3]);
+  exchange(2, value[0], value[2]);
+  exchange(2, value[1], value[3]);
+}
