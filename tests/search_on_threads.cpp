@@ -151,6 +151,9 @@ static Pair pair_of(float first, float second) {
 }
 static float first_of(Pair pair) { return from_half(pair.bits & 0xffff); }
 static float second_of(Pair pair) { return from_half(pair.bits >> 16); }
+static Pair firsts_of(Pair one, Pair other) { return {(one.bits & 0xffffu) | other.bits << 16}; }
+static Pair seconds_of(Pair one, Pair other) { return {one.bits >> 16 | (other.bits & 0xffff0000u)}; }
+static Pair swapped(Pair pair) { return {pair.bits >> 16 | pair.bits << 16}; }
 static Pair min(Pair a, Pair b) {
   return pair_of(std::fmin(first_of(a), first_of(b)), std::fmin(second_of(a), second_of(b)));
 }

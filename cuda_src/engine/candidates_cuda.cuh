@@ -86,8 +86,8 @@ class Candidates {
   // The place of the k-th candidate; bit b of word w stands for place `stride` w + 1 + b. Lane t of a quad marks two of
   // each 8 candidates: the first ones in word t, others in a half of word 4 or 5.
   METHOD static int place_of(int k) {
-    const int lane = k / 2 % 4, bit = (k / 4 & ~1) | (~k & 1);
-    if (k < in_own_word) return stride * lane + 1 + bit;
+    const unsigned at = k, lane = at / 2 % 4, bit = (at / 4 & ~1u) | (~at & 1);
+    if (at < in_own_word) return stride * lane + 1 + bit;
     return stride * (4 + lane / 2) + 1 + lane % 2 * 16 + bit - in_own_word / 4;
   }
 
@@ -142,6 +142,7 @@ class Candidates {
   template <int K>
   METHOD float bound(const Query& query) const {
     constexpr int runs = K <= 4 ? 2 : K <= 14 ? 4 : 6;  // of batches; more columns make a tighter bound
+    if (size <= at_once<K>()) return Math::infinity;    // all are sorted
     const Pair own_start = pair_of(query.norm, query.norm);
     Pair start[4];
 #pragma unroll
@@ -252,6 +253,12 @@ class Candidates {
   // of which tensor cores may keep 24 bits of the largest; rounded up to 2^-18.
   static constexpr float rounding = 0x1p-18f;
 
+  // How many are sorted at first.
+  template <int K>
+  METHOD static constexpr int at_once() {
+    return K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32;
+  }
+
   METHOD static Pair row(const Query& query, int r) { return Pair{query.rows[r]}; }
 
   METHOD void put_operand(int k, Pair first, Pair second, Pair third, Pair fourth) const {
@@ -291,7 +298,7 @@ class Candidates {
   template <int K>
   METHOD bool choose(float at_x, float at_y, float limit, float bound, std::uint32_t (&marks)[words],
                      Nearest<K>& found) const {
-    constexpr int taken = K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32, kept = K + 2 < taken ? K + 2 : taken;
+    constexpr int taken = at_once<K>(), kept = K + 2 < taken ? K + 2 : taken;
     int base = 1;
     const auto take = [&](unsigned otherwise) {  // the key of the next marked candidate
       if (marks[0] == 0) {

@@ -198,17 +198,15 @@ class Searcher : public Team {
       farthest[chunk] = largest;
     }
     synchronize();
-    unsigned reach_squared = 0;
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      candidates.size += counts[chunk];
-      reach_squared = ::max(reach_squared, farthest[chunk]);
-    }
+    const int lane = lane_ % 32, count = lane < chunks ? counts[lane] : 0;
+    candidates.size = __reduce_add_sync(~0u, count);
+    const unsigned reach_squared = __reduce_max_sync(~0u, lane < chunks ? farthest[lane] : 0);
     candidates.set_reach(1.001f * sqrtf(__uint_as_float(reach_squared)));
+#pragma unroll 1
     for (int chunk = lane_ / 32; chunk < chunks; chunk += warps_) {
-      const int j = first + 32 * chunk + lane_ % 32;
+      const int j = first + 32 * chunk + lane, before = __reduce_add_sync(~0u, lane < chunk ? count : 0);
       if (!search.among.has(j) || place[j] < 0) continue;
-      int k = place[j];
-      for (int before = 0; before < chunk; ++before) k += counts[before];
+      const int k = place[j] + before;
       candidates.put(k, j, search.x[j], search.y[j]);
       place[j] = static_cast<std::int16_t>(candidates.place_of(k));
     }

@@ -61,11 +61,11 @@ METHOD void add_product(Pair upper, Pair lower, Pair column, float (&sum)[4]) {
                  "f"(sum[3]));
 }
 
-#endif
+METHOD Pair firsts_of(Pair one, Pair other) { return {__byte_perm(one.bits, other.bits, 0x5410)}; }
+METHOD Pair seconds_of(Pair one, Pair other) { return {__byte_perm(one.bits, other.bits, 0x7632)}; }
+METHOD Pair swapped(Pair pair) { return {__byte_perm(pair.bits, pair.bits, 0x1032)}; }
 
-METHOD Pair firsts_of(Pair one, Pair other) { return {(one.bits & 0xffffu) | other.bits << 16}; }
-METHOD Pair seconds_of(Pair one, Pair other) { return {one.bits >> 16 | (other.bits & 0xffff0000u)}; }
-METHOD Pair swapped(Pair pair) { return {pair.bits >> 16 | pair.bits << 16}; }
+#endif
 
 // Lane t of each quad gets what lane r of it has in value[t], for r = 0, …, 3.
 METHOD void transpose_in_quads(int lane, std::uint32_t (&value)[4]) {
