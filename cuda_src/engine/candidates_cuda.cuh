@@ -10,10 +10,10 @@
 //   |p|^2:  high  low            times         1
 //
 // The first pass takes the least of each of several interleaved columns of candidates; of these, the K + 1-st smallest
-// is a bound that K others keep at least, and that few more do. It is only a guess, in half precision. The second pass
-// marks who keeps it, and those who may because of rounding. Only those are then measured exactly, and sorted in a
-// network whose course does not depend on the data. If the K-th of them keeps the bound, all that are nearer have been
-// marked.
+// is a bound that K others keep at least, and that few more do. This pass rounds to half precision, and may guess
+// wrong. The second marks who keeps the bound, and those who may because of rounding. Only those are then measured
+// exactly, and sorted in a network whose course does not depend on the data. If the K-th of them keeps the bound,
+// whoever is nearer has been marked.
 #pragma once
 
 #include "math.cuh"
@@ -46,20 +46,20 @@ METHOD void sort_in_registers(Key (&key)[size]) {
   if constexpr (2 * run < size) sort_in_registers<2 * run>(key);
 }
 
-// Agents whose positions lie side by side in shared memory.
+// Agents who have been brought together in shared memory.
 template <int most>
 class Candidates {
  public:
   static constexpr int capacity = most;
   static constexpr int batch = 16;  // candidates that are compared at once; `capacity` is a multiple of it
   static constexpr int words = capacity <= 112 ? 4 : 6;  // of marks
-  static constexpr int stride = words == 4 ? 32 : 33;    // of places
-  static constexpr int places = stride * words + 1;
+  static constexpr int stride = words == 4 ? 32 : 33;    // places of a word, the first of them empty
+  static constexpr int places = stride * words + 1;      // the last of them empty
   using Index = std::conditional_t<(Geometry::num_agents < 0xffff), std::uint16_t, std::uint32_t>;
   static constexpr int bytes = (16 * capacity + 8 * places + int(sizeof(Index)) * places + 15) & ~15;
 
   Pair* operand;     // [capacity, 4] for the tensor cores
-  float2* position;  // [places], those at multiples of `stride` infinitely far away
+  float2* position;  // [places]; empty ones are infinitely far away
   Index* agent;      // [places]
   int size = 0;
   float center_x, center_y;
@@ -83,8 +83,8 @@ class Candidates {
                    : 0.0f;
   }
 
-  // The place of the k-th candidate; bit b of word w stands for place `stride` w + 1 + b. Lane t of a quad marks two of
-  // each 8 candidates: the first ones in word t, others in a half of word 4 or 5.
+  // The place of the k-th candidate. Lane t of a quad marks two of each 8: of the first ones in word t, of others in a
+  // half of word 4 or 5.
   METHOD static int place_of(int k) {
     const unsigned at = k, lane = at / 2 % 4, bit = (at / 4 & ~1u) | (~at & 1);
     if (at < in_own_word) return stride * lane + 1 + bit;
@@ -141,8 +141,8 @@ class Candidates {
   // A squared distance that at least K of the candidates keep below, with the one apart that asks.
   template <int K>
   METHOD float bound(const Query& query) const {
-    constexpr int runs = K <= 4 ? 2 : K <= 14 ? 4 : 6;  // of batches; more columns make a tighter bound
-    if (size <= at_once<K>()) return Math::infinity;    // all are sorted
+    constexpr int runs = K <= 4 ? 2 : K <= 14 ? 4 : 6;       // of batches; more columns make a tighter bound
+    if (size <= sorted_at_once<K>()) return Math::infinity;  // all are sorted
     const Pair own_start = pair_of(query.norm, query.norm);
     Pair start[4];
 #pragma unroll
@@ -187,10 +187,10 @@ class Candidates {
     const float value = fmaxf(first_of(largest), second_of(largest));
     const float squared = value + 2e-3f * fabsf(value) + (query.norm - first_of(own_start)) + query.slack;
     const float per_scale = 1.0f / scale;
-    return query.is_fit ? squared * per_scale * per_scale : Math::infinity;
+    return query.is_fit ? fmaxf(squared, 0.0f) * per_scale * per_scale : Math::infinity;
   }
 
-  // Bit b of word w stands for a place.
+  // Bit b of word w stands for place `stride` w + 1 + b.
   struct Marks {
     std::uint32_t word[words];
   };
@@ -242,20 +242,21 @@ class Candidates {
   }
 
  private:
-  static constexpr int in_own_word = 112;                // candidates whose lane has a word for them alone
+  static constexpr int in_own_word = 112;                // candidates whose marks are in words 0 to 3
   static constexpr int place_bits = words == 4 ? 7 : 8;  // of a candidate's place
   static constexpr unsigned none = 0x7f800000u;          // from here on keys, and distances, stand for nobody
   static_assert(capacity <= 176 && capacity % batch == 0, "a place has eight bits");
 
   static constexpr float reach = 64.0f;  // of scaled candidates
   // What is lost of a stand-in, in relation to the square of the longest way from the agent over the center to a
-  // candidate: five times 2^-22 where positions are split, once where norms are, and up to 2^-20 in sums of nine terms
-  // of which tensor cores may keep 24 bits of the largest; rounded up to 2^-18.
+  // candidate: up to 2^-21 each where p, q and |p|^2 are split and where the product of two lower parts is left out,
+  // and up to 2^-19.8 in a sum of nine terms of which tensor cores keep 24 bits of the largest. The rest covers cards
+  // that take subnormal numbers in half precision for zero, up to 2^-14 of a coordinate.
   static constexpr float rounding = 0x1p-18f;
 
   // How many are sorted at first.
   template <int K>
-  METHOD static constexpr int at_once() {
+  METHOD static constexpr int sorted_at_once() {
     return K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32;
   }
 
@@ -298,7 +299,7 @@ class Candidates {
   template <int K>
   METHOD bool choose(float at_x, float at_y, float limit, float bound, std::uint32_t (&marks)[words],
                      Nearest<K>& found) const {
-    constexpr int taken = at_once<K>(), kept = K + 2 < taken ? K + 2 : taken;
+    constexpr int taken = sorted_at_once<K>(), kept = K + 2 < taken ? K + 2 : taken;
     int base = 1;
     const auto take = [&](unsigned otherwise) {  // the key of the next marked candidate
       if (marks[0] == 0) {
