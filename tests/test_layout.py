@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gpu_marl_envs import registry
-from gpu_marl_envs.backends.layout import CANDIDATE_BYTES, LINE_FLOATS, WARP, Layout, cuda_layout
+from gpu_marl_envs.backends.layout import LINE_FLOATS, WARP, Layout, candidates_bytes, cuda_layout
 
 SHARED_LIMITS = [99 * 1024, 163 * 1024, 227 * 1024]
-AGENTS = [33, 110, 192, 193, 250, 294, 370, 1000, 1536, 3840, 6144, 20_000, 100_000]
+AGENTS = [33, 110, 176, 177, 250, 294, 370, 1000, 1536, 3840, 6144, 20_000, 100_000]
 
 every_size = pytest.mark.parametrize("agents", AGENTS)
 every_limit = pytest.mark.parametrize("shared_limit", SHARED_LIMITS)
@@ -37,7 +37,7 @@ def test_a_block_fits(agents: int, shared_limit: int, full: bool) -> None:
 @pytest.mark.parametrize("neighbors", [1, 3, 10, 30, 31, 100])
 def test_lists_lie_behind_candidates_and_cells(agents: int, neighbors: int) -> None:
     search = _layout(agents, SHARED_LIMITS[-1], neighbors).search
-    assert search.lists_at >= CANDIDATE_BYTES * search.candidates + 4 * agents + 64
+    assert search.lists_at >= candidates_bytes(search.candidates, agents) + 2 * agents + 64
     if search.most_cells:
         assert search.positions_at >= 4 * (8 + search.most_cells + 4 + agents) and search.positions_at % 8 == 0
         assert search.lists_at >= search.positions_at + 8 * agents
@@ -59,7 +59,7 @@ def test_a_warp_has_room_for_its_rows_and_candidates(agents: int, full: bool) ->
         lists = WARP * layout.search.list_bytes // 4
         assert layout.warp_stage_floats >= WARP // layout.row_lanes * room + lists
     if layout.search.most_cells:
-        assert 4 * layout.warp_stage_floats >= CANDIDATE_BYTES * layout.search.candidates
+        assert 4 * layout.warp_stage_floats >= candidates_bytes(layout.search.candidates, agents)
     assert layout.warp_stage_floats % LINE_FLOATS == 0 and layout.unit_bytes % (4 * LINE_FLOATS) == 0
 
 

@@ -23,7 +23,7 @@ FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-fu
         (40, 40, 14, "listed"),
         (110, 110, 10, "listed"),
         (150, 100, 5, "alone"),
-        pytest.param(192, 192, 30, "listed", marks=pytest.mark.slow),
+        pytest.param(176, 176, 30, "listed", marks=pytest.mark.slow),
         (250, 120, 5, "listed"),
         (250, 100, 1, "alone"),
         pytest.param(320, 320, 4, "alone", marks=pytest.mark.slow),

@@ -19,29 +19,7 @@ constexpr int at_once = Geometry::staged ? 1 : 4;  // agents that a lane loads b
 
 constexpr float first_distance = 1.9f;  // in which to look for candidates, in widths of a cell
 
-using NeighborIndex = std::conditional_t<(Geometry::num_agents < 0xffff), std::uint16_t, std::uint32_t>;
-
-// Everyone looks at those who have been brought together.
-template <int K, class Agents, class Eligible>
-struct SearchTogether {
-  Search<K, Agents, Eligible> search;
-  Candidates<Geometry::candidates> candidates;
-  const int* place;  // [num_agents] among the candidates, -1 for others
-
-  METHOD Nearest<K> of(int i) const {
-    const float at_x = search.x[i], at_y = search.y[i];
-    const int self = search.among.has(i) ? place[i] : -1;
-    const bool near_only = K <= 4 && search.limit < Math::infinity;  // those within the limit are few
-    const float bound =
-        near_only ? candidates.stand_in(at_x, at_y, search.limit) : candidates.template bound<K>(at_x, at_y);
-    Nearest<K> found;
-    if (!candidates.sort_nearest(at_x, at_y, self, search.limit, bound, found)) {
-      found.clear();
-      candidates.insert(at_x, at_y, self, search.limit, found);
-    }
-    return found;
-  }
-};
+using NeighborIndex = Candidates<Geometry::candidates>::Index;
 
 // Whether coordinates are finite: nobody else finds or is found.
 METHOD bool is_somewhere(float x, float y) { return (x - x == 0.0f) & (y - y == 0.0f); }
@@ -146,18 +124,8 @@ class Searcher : public Team {
       return SearchInCells<K, Agents, Eligible>{search,
                                                 sort_into_cells(search, search.among, [](int) { return false; })};
     } else if constexpr (most <= Geometry::candidates) {
-      Candidates<Geometry::candidates> candidates(search_memory_);
-      int* place = reinterpret_cast<int*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
-      gather(search, candidates, place);
-      const SearchTogether<K, Agents, Eligible> together{search, candidates, place};
-      if constexpr (listed) {
-        for (int i = lane_; i < Geometry::num_agents; i += Geometry::lanes)
-          if (asks(i)) write_list(lists, i, together.of(i));
-        synchronize();
-        return SearchDone<K>{lists};
-      } else {
-        return together;
-      }
+      list_nearest_together(search, asks, lists);
+      return SearchDone<K>{lists};
     } else {
       list_nearest(search, asks, lists);
       return SearchDone<K>{lists};
@@ -181,11 +149,38 @@ class Searcher : public Team {
     return search.among.has(j) && search.eligible(j) && is_somewhere(search, j);
   }
 
+  // Fills the lists of all who ask: everyone looks at the eligible agents, who are brought together.
+  template <int K, class Agents, class Eligible, class Asks>
+  METHOD void list_nearest_together(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
+    Candidates<Geometry::candidates> candidates(search_memory_, lane_ % 32);
+    auto* place = reinterpret_cast<std::int16_t*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
+    gather(search, candidates, place);
+    const bool near_only = K <= 4 && search.limit < Math::infinity;  // those within the limit are few
+#pragma unroll 1
+    for (int first = lane_ & ~31; first < Geometry::num_agents; first += Geometry::lanes) {
+      const int i = Math::min(first + lane_ % 32, Geometry::num_agents - 1);
+      const bool asking = first + lane_ % 32 < Geometry::num_agents && asks(i);
+      if (!__any_sync(~0u, asking)) continue;
+      const auto query = candidates.query(search.x[i], search.y[i]);
+      const int self = search.among.has(i) ? place[i] : -1;
+      const float bound = near_only ? Math::infinity : candidates.template bound<K>(query);
+      const auto marks = candidates.mark(query, Math::min(bound, search.limit));
+      if (!asking) continue;
+      Nearest<K> found;
+      if (!candidates.sort_nearest(query, marks, self, search.limit, bound, found)) {
+        found.clear();
+        candidates.insert(query.at_x, query.at_y, self, search.limit, found);
+      }
+      write_list(lists, i, found);
+    }
+    synchronize();
+  }
+
   // Brings the eligible agents together.
   template <class Search, class Candidates>
-  METHOD void gather(const Search& search, Candidates& candidates, int* place) {
+  METHOD void gather(const Search& search, Candidates& candidates, std::int16_t* place) {
     const int first = search.among.first & ~31, chunks = (search.among.end() - first + 31) / 32;
-    int* counts = place + Geometry::num_agents;
+    int* counts = reinterpret_cast<int*>(place + (Geometry::num_agents + 1) / 2 * 2);
     unsigned* farthest = reinterpret_cast<unsigned*>(counts + 8);
     const bool centered = is_somewhere(search, search.among.first);
     candidates.center_x = centered ? search.x[search.among.first] : 0.0f;
@@ -196,23 +191,24 @@ class Searcher : public Team {
       const unsigned takers = __ballot_sync(~0u, taken);
       const float norm = taken ? candidates.squared_distance_to_center(search.x[j], search.y[j]) : 0.0f;
       const unsigned largest = __reduce_max_sync(~0u, __float_as_uint(norm));
-      if (search.among.has(j)) place[j] = taken ? __popc(takers & ((1u << lane_ % 32) - 1)) : -1;
+      if (search.among.has(j))
+        place[j] = static_cast<std::int16_t>(taken ? __popc(takers & ((1u << lane_ % 32) - 1)) : -1);
       if (lane_ % 32 != 0) continue;
       counts[chunk] = __popc(takers);
       farthest[chunk] = largest;
     }
     synchronize();
-    unsigned reach_squared = 0;
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      candidates.size += counts[chunk];
-      reach_squared = ::max(reach_squared, farthest[chunk]);
-    }
-    candidates.reach = 1.001f * sqrtf(__uint_as_float(reach_squared));
+    const int lane = lane_ % 32, count = lane < chunks ? counts[lane] : 0;
+    candidates.size = __reduce_add_sync(~0u, count);
+    const unsigned reach_squared = __reduce_max_sync(~0u, lane < chunks ? farthest[lane] : 0);
+    candidates.set_reach(1.001f * sqrtf(__uint_as_float(reach_squared)));
+#pragma unroll 1
     for (int chunk = lane_ / 32; chunk < chunks; chunk += warps_) {
-      const int j = first + 32 * chunk + lane_ % 32;
+      const int j = first + 32 * chunk + lane, before = __reduce_add_sync(~0u, lane < chunk ? count : 0);
       if (!search.among.has(j) || place[j] < 0) continue;
-      for (int before = 0; before < chunk; ++before) place[j] += counts[before];
-      candidates.put(place[j], j, search.x[j], search.y[j]);
+      const int k = place[j] + before;
+      candidates.put(k, j, search.x[j], search.y[j]);
+      place[j] = static_cast<std::int16_t>(candidates.place_of(k));
     }
     candidates.close(lane_);
     synchronize();
@@ -269,42 +265,46 @@ class Searcher : public Team {
 
  private:
   // What the agents of a warp find, each of them `at` a place in the cells. Candidates are those within some distance
-  // of the box around all of them: at first a distance that should do, then, if one of the K nearest lies farther off,
-  // one that does.
+  // of the box around all of them: at first a distance that should do, then, for those of whose K nearest one lies
+  // farther off, one that does.
   template <int K>
   METHOD Nearest<K> nearest_of_part(const Cells& cells, int at, float limit) const {
-    Candidates<Geometry::candidates> candidates(warp_memory_);
+    Candidates<Geometry::candidates> candidates(warp_memory_, lane_ % 32);
     const float within = radius(limit);
     const float at_x = cells.position[at].x, at_y = cells.position[at].y;
-    const Box box = box_of_warp(at_x, at_y);
-    candidates.center_x = __shfl_sync(~0u, at_x, 0);
-    candidates.center_y = __shfl_sync(~0u, at_y, 0);
+    Box box = box_of_warp(at_x, at_y, true);
     const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
-    float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within), bound = 3e38f;
+    float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within);
+    float bound = Math::infinity;
+    bool is_done = false;
     Nearest<K> found;
 #pragma unroll 1
     for (bool is_first = true;; is_first = false) {
       int self;
       const int number = load(candidates, cells, box, distance, 0, at, self);
-      bound = fminf(bound, candidates.template bound<K>(at_x, at_y));
+      const auto query = candidates.query(at_x, at_y);
+      bound = fminf(bound, candidates.template bound<K>(query));
       if (number > Geometry::candidates && is_first) {  // a crowd: look no farther than needed
-        const float needed = max_of_warp(Math::min(candidates.radius(at_x, at_y, bound), within));
+        const float needed = max_of_warp(Math::min(radius(bound), within));
         if (needed < distance) {
           distance = needed;
           continue;
         }
       }
-      const bool is_sorted =
-          number <= Geometry::candidates && candidates.sort_nearest(at_x, at_y, self, limit, bound, found);
+      const bool is_marked = number <= Geometry::candidates;
+      const auto marks = candidates.mark(query, Math::min(bound, limit));
+      const bool is_sorted = is_done || (is_marked && candidates.sort_nearest(query, marks, self, limit, bound, found));
       if (!is_sorted) found.clear();
 #pragma unroll 1
       for (int skip = 0; skip < number; skip += Geometry::candidates) {
         if (skip > 0) load(candidates, cells, box, distance, skip, at, self);
         if (!is_sorted) candidates.insert(at_x, at_y, self, limit, found);
       }
-      const float needed = max_of_warp(Math::min(radius(found.distance_squared[K - 1]), within));
-      if (needed <= distance || !(distance < cells.extent())) return found;
-      distance = Math::min(needed, 2.0f * distance);
+      const float needed = Math::min(radius(found.distance_squared[K - 1]), within);
+      is_done = is_done || needed <= distance || !(distance < cells.extent());
+      if (__all_sync(~0u, is_done)) return found;
+      distance = Math::min(max_of_warp(is_done ? 0.0f : needed), 2.0f * distance);
+      box = box_of_warp(at_x, at_y, !is_done);
     }
   }
 
@@ -323,8 +323,12 @@ class Searcher : public Team {
     const int first_column = cells.column_of(reached.low_x), last_column = cells.column_of(reached.high_x);
     const int last_row = cells.row_of(reached.high_y);
     int size = -skip;
-    float farthest = 0.0f;
     self = -1;
+    candidates.center_x = box.low_x;
+    candidates.center_y = box.low_y;
+    const float along_x = Math::max(reached.high_x - box.low_x, box.low_x - reached.low_x);
+    const float along_y = Math::max(reached.high_y - box.low_y, box.low_y - reached.low_y);
+    candidates.set_reach(1.4143f * Math::max(along_x, along_y));
     __syncwarp();
 #pragma unroll 1
     for (int first_row = cells.row_of(reached.low_y); first_row <= last_row; first_row += 32) {
@@ -361,20 +365,16 @@ class Searcher : public Team {
           const bool taken = who[k] < Cells::bystander && reached.has(its[k].x, its[k].y);
           const unsigned takers = __ballot_sync(~0u, taken);
           const int place = size + __popc(takers & ((1u << lane) - 1));
-          if (taken && place >= 0 && place < Candidates::capacity) {
-            candidates.put(place, who[k], its[k].x, its[k].y);
-            farthest = fmaxf(farthest, candidates.squared_distance_to_center(its[k].x, its[k].y));
-          }
+          if (taken && place >= 0 && place < Candidates::capacity) candidates.put(place, who[k], its[k].x, its[k].y);
           const unsigned own = static_cast<unsigned>(at - from[k]);
           if (own < 32 && (takers >> own & 1) != 0) self = size + __popc(takers & ((1u << own) - 1));
           size += __popc(takers);
         }
       }
     }
-    if (self >= Candidates::capacity) self = -1;
+    self = self >= 0 && self < Candidates::capacity ? candidates.place_of(self) : -1;
     candidates.size = Math::min(size, Candidates::capacity);
     candidates.close(lane);
-    candidates.reach = 1.001f * sqrtf(max_of_warp(farthest));
     __syncwarp();
     return size + skip;
   }
@@ -384,10 +384,12 @@ class Searcher : public Team {
     return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(value)));
   }
 
-  METHOD static Box box_of_warp(float x, float y) {
-    const unsigned at_x = ordered(x), at_y = ordered(y);
-    return {number_in_order(__reduce_min_sync(~0u, at_x)), number_in_order(__reduce_max_sync(~0u, at_x)),
-            number_in_order(__reduce_min_sync(~0u, at_y)), number_in_order(__reduce_max_sync(~0u, at_y))};
+  // Around those lanes of a warp that count.
+  METHOD static Box box_of_warp(float x, float y, bool counts) {
+    const unsigned at_x = ordered(x), at_y = ordered(y), least = counts ? 0 : ~0u;
+    return {
+        number_in_order(__reduce_min_sync(~0u, at_x | least)), number_in_order(__reduce_max_sync(~0u, at_x & ~least)),
+        number_in_order(__reduce_min_sync(~0u, at_y | least)), number_in_order(__reduce_max_sync(~0u, at_y & ~least))};
   }
 
   // Sorts the candidates and who asks, looking for both in the range `all`.

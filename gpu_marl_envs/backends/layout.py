@@ -18,8 +18,7 @@ LONGEST_COLLECTED_ROW = 128  # floats; longer observations are written by a warp
 LONGEST_OWN_ROW = 32  # the same with few copies, where observations are written where they belong
 LINE_FLOATS = 32  # of 128 bytes
 LONGEST_STAGED_ROW = 2048  # floats; even longer ones are written where they belong
-MOST_CANDIDATES = 192  # agents that are searched for neighbours without sorting them into cells
-CANDIDATE_BYTES = 16
+MOST_CANDIDATES = 176  # agents that are searched for neighbours without sorting them into cells
 LONGEST_LIST = 30  # nearest agents that are sorted in registers
 MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
 MOST_WARPS = 8  # of a block that plays a copy alone: each passes its barriers for more agents than many warps would
@@ -272,7 +271,7 @@ def _one_per_team(
         stage_floats = _align(WARP // row_lanes * longest_row * entry_bytes // 4, LINE_FLOATS)
         stage_floats += 2 * LINE_FLOATS * len(environment.agent_groups)
     if search.most_cells:  # between observations it holds a warp's candidates
-        stage_floats = max(stage_floats, CANDIDATE_BYTES * search.candidates // 4)
+        stage_floats = max(stage_floats, _align(candidates_bytes(search.candidates, agents) // 4, LINE_FLOATS))
     team_warps = _team_warps(search, chunks)
     for staged in (True, False):
         blocks, most_warps = 1, team_warps
@@ -330,10 +329,10 @@ def _search_memory(environment: Environment) -> SearchMemory:
     agents, neighbors = environment.num_agents, environment.neighbors()
     if neighbors == 0:
         return SearchMemory()
-    candidates = min(_align(agents, 8), MOST_CANDIDATES)
-    gathered_bytes = CANDIDATE_BYTES * candidates + 4 * agents + 64
+    candidates = min(_align(agents, 16), MOST_CANDIDATES)
+    gathered_bytes = candidates_bytes(candidates, agents) + 2 * _align(agents, 2) + 64
     entries = min(neighbors, LONGEST_LIST) + 1
-    list_bytes = 2 * _align(entries, 2) if agents < 0xFFFF else 4 * entries
+    list_bytes = _align(_index_bytes(agents) * entries, 4)
     most_cells, agents_per_cell, positions_at, cells_bytes = 0, 1.0, 0, 0
     if agents > MOST_CANDIDATES:
         # A circle of two cell widths then holds more than twice as many agents as are looked for.
@@ -352,6 +351,16 @@ def _search_memory(environment: Environment) -> SearchMemory:
         list_bytes=list_bytes,
         size=_align(lists_at + agents * list_bytes, 16),
     )
+
+
+def candidates_bytes(candidates: int, agents: int) -> int:
+    """Shared memory for some candidates of so many agents; see ``bytes`` in cuda_src/engine/candidates_cuda.cuh."""
+    places = 4 * 32 + 1 if candidates <= 112 else 6 * 33 + 1
+    return _align(16 * candidates + (8 + _index_bytes(agents)) * places, 16)
+
+
+def _index_bytes(agents: int) -> int:
+    return 2 if agents < 0xFFFF else 4
 
 
 def _unit(
