@@ -23,7 +23,8 @@ LONGEST_LIST = 30  # nearest agents that are sorted in registers
 MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
 MOST_WARPS = 8  # of a block that plays a copy alone: each passes its barriers for more agents than many warps would
 MOST_SEARCHING_WARPS = 12  # where agents look for neighbours
-FEWEST_SEARCHING_WARPS = 7  # where they are sorted into cells, and warps search for 32 at a time
+MOST_CELL_WARPS = 12  # where they are sorted into cells, and warps search for 32 at a time
+FEWEST_CELL_WARPS = 7
 MOST_BALANCED_CHUNKS = 32  # of agents; with more, it matters little that some warps search once more than others
 MOST_BLOCKS = 8  # that play a copy together
 MULTIPROCESSORS = 132  # of a large GPU
@@ -34,6 +35,7 @@ RESIDENT_WARPS = 48  # of a multiprocessor, with 40 registers for each lane
 COLLECTING_WARPS = 40  # of a multiprocessor that must stay where a copy's observations are collected
 RESIDENT_SMALL_WARPS = 32  # where a warp plays several copies; with 64 registers
 RESIDENT_SEARCHING_WARPS = 24  # where agents look for neighbours, which takes 80
+RESIDENT_CELL_WARPS = 24  # where they are sorted into cells
 TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: four fit on a multiprocessor then
 
 
@@ -60,6 +62,16 @@ class SearchMemory:
     lists_at: int = 0
     list_bytes: int = 0
     size: int = 0
+
+    @property
+    def most_warps(self) -> int:
+        """Most warps of a block."""
+        return MOST_CELL_WARPS if self.most_cells else MOST_SEARCHING_WARPS
+
+    @property
+    def resident_warps(self) -> int:
+        """Warps that are to run on a multiprocessor at once."""
+        return RESIDENT_CELL_WARPS if self.most_cells else RESIDENT_SEARCHING_WARPS
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ class Layout:
         if self.in_warps:
             warps = RESIDENT_SMALL_WARPS
         else:
-            warps = RESIDENT_SEARCHING_WARPS if self.search.candidates else RESIDENT_WARPS
+            warps = self.search.resident_warps if self.search.candidates else RESIDENT_WARPS
         return max(1, min(SHARED_BYTES // (self.shared_bytes + 1024), warps // self.warps, MOST_RESIDENT_BLOCKS))
 
     @property
@@ -276,10 +288,10 @@ def _one_per_team(
     for staged in (True, False):
         blocks, most_warps = 1, team_warps
         if not staged:
-            blocks = max(1, min(most_blocks, agents // (WARP * MOST_SEARCHING_WARPS)))
+            blocks = max(1, min(most_blocks, agents // (WARP * search.most_warps)))
             if blocks * num_envs <= MULTIPROCESSORS:  # each block has a multiprocessor for itself
-                blocks = max(1, min(most_blocks, agents // (WARP * RESIDENT_SEARCHING_WARPS)))
-                most_warps = min(RESIDENT_SEARCHING_WARPS, chunks)
+                blocks = max(1, min(most_blocks, agents // (WARP * search.resident_warps)))
+                most_warps = min(search.resident_warps, chunks)
         if not staged and search.most_cells and row_lanes < WARP:  # rows are written one by one, beside a warp's lists
             room = _align(-(-longest_row * entry_bytes // 4), LINE_FLOATS) + LINE_FLOATS
             stage_floats = max(stage_floats, WARP // row_lanes * room + WARP * search.list_bytes // 4)
@@ -318,10 +330,10 @@ def _one_per_team(
 
 def _team_warps(search: SearchMemory, chunks: int) -> int:
     """Warps of a block, with so many chunks of 32 agents to play."""
-    most = min(MOST_SEARCHING_WARPS if search.candidates else MOST_WARPS, chunks)
+    most = min(search.most_warps if search.candidates else MOST_WARPS, chunks)
     if not search.most_cells or chunks > MOST_BALANCED_CHUNKS:
         return most
-    fewest = min(FEWEST_SEARCHING_WARPS, most)
+    fewest = min(FEWEST_CELL_WARPS, most)
     return min(range(most, fewest - 1, -1), key=lambda warps: -chunks % warps)  # who are idle in the last turn
 
 
