@@ -63,7 +63,7 @@ def test_a_warp_has_room_for_its_rows_and_candidates(agents: int, full: bool) ->
     assert layout.warp_stage_floats % LINE_FLOATS == 0 and layout.unit_bytes % (4 * LINE_FLOATS) == 0
 
 
-@pytest.mark.parametrize(("agents", "warps"), [(110, 4), (193, 7), (300, 10), (500, 8), (1000, 8), (3000, 12)])
+@pytest.mark.parametrize(("agents", "warps"), [(110, 4), (193, 7), (300, 10), (500, 8), (1000, 8), (2000, 12)])
 def test_warps_that_search_in_cells_share_the_agents_evenly(agents: int, warps: int) -> None:
     assert _layout(agents, SHARED_LIMITS[-1]).warps == warps
 

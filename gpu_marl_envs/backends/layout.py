@@ -23,8 +23,8 @@ LONGEST_LIST = 30  # nearest agents that are sorted in registers
 MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
 MOST_WARPS = 8  # of a block that plays a copy alone: each passes its barriers for more agents than many warps would
 MOST_SEARCHING_WARPS = 12  # where agents look for neighbours
-MOST_CELL_WARPS = 12  # where they are sorted into cells, and warps search for 32 at a time
-FEWEST_CELL_WARPS = 7
+FEWEST_CELL_WARPS = 7  # where they are sorted into cells, and warps search for 32 at a time
+IN_PLACE_CELL_WARPS = 8  # the same where state is worked on in place
 MOST_BALANCED_CHUNKS = 32  # of agents; with more, it matters little that some warps search once more than others
 MOST_BLOCKS = 8  # that play a copy together
 MULTIPROCESSORS = 132  # of a large GPU
@@ -35,7 +35,9 @@ RESIDENT_WARPS = 48  # of a multiprocessor, with 40 registers for each lane
 COLLECTING_WARPS = 40  # of a multiprocessor that must stay where a copy's observations are collected
 RESIDENT_SMALL_WARPS = 32  # where a warp plays several copies; with 64 registers
 RESIDENT_SEARCHING_WARPS = 24  # where agents look for neighbours, which takes 80
-RESIDENT_CELL_WARPS = 24  # where they are sorted into cells
+RESIDENT_CELL_BLOCKS = 2  # where they are sorted into cells, which takes more
+RESIDENT_LONE_WARPS = 24  # of a block that has a multiprocessor for itself
+RESIDENT_LONE_CELL_WARPS = 16  # where agents are sorted into cells
 TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: four fit on a multiprocessor then
 
 
@@ -62,16 +64,6 @@ class SearchMemory:
     lists_at: int = 0
     list_bytes: int = 0
     size: int = 0
-
-    @property
-    def most_warps(self) -> int:
-        """Most warps of a block."""
-        return MOST_CELL_WARPS if self.most_cells else MOST_SEARCHING_WARPS
-
-    @property
-    def resident_warps(self) -> int:
-        """Warps that are to run on a multiprocessor at once."""
-        return RESIDENT_CELL_WARPS if self.most_cells else RESIDENT_SEARCHING_WARPS
 
 
 @dataclass(frozen=True)
@@ -130,8 +122,9 @@ class Layout:
         if self.in_warps:
             warps = RESIDENT_SMALL_WARPS
         else:
-            warps = self.search.resident_warps if self.search.candidates else RESIDENT_WARPS
-        return max(1, min(SHARED_BYTES // (self.shared_bytes + 1024), warps // self.warps, MOST_RESIDENT_BLOCKS))
+            warps = RESIDENT_SEARCHING_WARPS if self.search.candidates else RESIDENT_WARPS
+        most = RESIDENT_CELL_BLOCKS if self.search.most_cells else MOST_RESIDENT_BLOCKS
+        return max(1, min(SHARED_BYTES // (self.shared_bytes + 1024), warps // self.warps, most))
 
     @property
     def threads(self) -> int:
@@ -288,10 +281,12 @@ def _one_per_team(
     for staged in (True, False):
         blocks, most_warps = 1, team_warps
         if not staged:
-            blocks = max(1, min(most_blocks, agents // (WARP * search.most_warps)))
+            most_warps = IN_PLACE_CELL_WARPS if search.most_cells else team_warps
+            blocks = max(1, min(most_blocks, agents // (WARP * most_warps)))
             if blocks * num_envs <= MULTIPROCESSORS:  # each block has a multiprocessor for itself
-                blocks = max(1, min(most_blocks, agents // (WARP * search.resident_warps)))
-                most_warps = min(search.resident_warps, chunks)
+                lone_warps = RESIDENT_LONE_CELL_WARPS if search.most_cells else RESIDENT_LONE_WARPS
+                blocks = max(1, min(most_blocks, agents // (WARP * lone_warps)))
+                most_warps = min(lone_warps, chunks)
         if not staged and search.most_cells and row_lanes < WARP:  # rows are written one by one, beside a warp's lists
             room = _align(-(-longest_row * entry_bytes // 4), LINE_FLOATS) + LINE_FLOATS
             stage_floats = max(stage_floats, WARP // row_lanes * room + WARP * search.list_bytes // 4)
@@ -330,7 +325,7 @@ def _one_per_team(
 
 def _team_warps(search: SearchMemory, chunks: int) -> int:
     """Warps of a block, with so many chunks of 32 agents to play."""
-    most = min(search.most_warps if search.candidates else MOST_WARPS, chunks)
+    most = min(MOST_SEARCHING_WARPS if search.candidates else MOST_WARPS, chunks)
     if not search.most_cells or chunks > MOST_BALANCED_CHUNKS:
         return most
     fewest = min(FEWEST_CELL_WARPS, most)
