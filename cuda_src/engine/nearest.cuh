@@ -89,17 +89,21 @@ METHOD void in_vectors(Visit visit) {
 // The nearest of candidates `first` to `end - 1`, each with a squared distance, infinite for those who do not count,
 // and the number of an agent. A first pass takes the least distance in each of `batch` interleaved columns of
 // candidates; the K-th smallest of these is a bound that at least K candidates keep, and that few others do. A second
-// pass collects those and places each by its rank.
-template <int K, class Distance, class Agent>
+// pass collects those and places each by its rank. With `whole_batches`, end - first is a multiple of `batch`.
+template <int K, bool whole_batches, class Distance, class Agent>
 METHOD Nearest<K> nearest_of(int first, int end, Distance distance_squared, Agent agent) {
   constexpr int width = batch<K>, capacity = 4 * width;
 
   float least[width];
   for (int t = 0; t < width; ++t) least[t] = Math::infinity;
   int from = first;
+  const auto take_least = [&](int t) { least[t] = Math::min(least[t], distance_squared(from + t)); };
   for (; from + width <= end; from += width)
-    in_vectors<width>([&](int t) { least[t] = Math::min(least[t], distance_squared(from + t)); });
-  for (int t = 0; from + t < end; ++t) least[t] = Math::min(least[t], distance_squared(from + t));
+    if constexpr (whole_batches)
+      in_vectors<width>(take_least);
+    else
+      for (int t = 0; t < width; ++t) take_least(t);
+  for (int t = 0; from + t < end; ++t) take_least(t);
   int smaller[width] = {};
   for (int u = 0; u < width; ++u)
     for (int t = 0; t < width; ++t) smaller[t] += least[u] < least[t] ? 1 : 0;
@@ -128,19 +132,21 @@ METHOD Nearest<K> nearest_of(int first, int end, Distance distance_squared, Agen
     }
     best.found = Math::min(size, K);
   };
-  const bool many = end - first > 2 * capacity;
   int last = 1 << 30;  // of those at the bound, only agents below it can matter
   for (from = first; from < end; from += width) {
     float its[width];
-    const int in_batch = Math::min(width, end - from);
-    if (in_batch == width)
+    const int in_batch = whole_batches ? width : Math::min(width, end - from);
+    if constexpr (whole_batches) {
       in_vectors<width>([&](int t) { its[t] = distance_squared(from + t); });
-    else
-      for (int t = 0; t < width; ++t) its[t] = t < in_batch ? distance_squared(from + t) : Math::infinity;
-    if (many && in_batch == width) {  // most batches have none that matters
-      int any = 0;
-      in_vectors<width>([&](int t) { any |= (its[t] < bound) | ((its[t] == bound) & (agent(from + t) < last)); });
-      if (any == 0) continue;
+      if (end - first > 2 * capacity) {  // most batches have none that matters
+        int any = 0;
+        in_vectors<width>([&](int t) { any |= (its[t] < bound) | ((its[t] == bound) & (agent(from + t) < last)); });
+        if (any == 0) continue;
+      }
+    } else if (in_batch == width) {
+      for (int t = 0; t < width; ++t) its[t] = distance_squared(from + t);
+    } else {
+      for (int t = 0; t < in_batch; ++t) its[t] = distance_squared(from + t);
     }
     for (int t = 0; t < in_batch; ++t) {
       distance[size] = its[t];
@@ -164,7 +170,7 @@ template <int K, class Agents, class Eligible>
 METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search) {
   const float at_x = search.x[i], at_y = search.y[i];
   const Range among = search.among;
-  return nearest_of<K>(
+  return nearest_of<K, false>(
       among.first, among.end(),
       [&](int j) {
         const float dx = search.x[j] - at_x, dy = search.y[j] - at_y;

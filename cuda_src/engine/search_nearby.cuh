@@ -38,8 +38,8 @@ struct SearchNearby {
         size = measure(i, at_x, at_y, cells.stretch(row, first_column, last_column), size);
       for (int t = 0; t < batch<K>; ++t) memory->distance[size + t] = Math::infinity;
       const int padded = (size + batch<K> - 1) / batch<K> * batch<K>;
-      const Nearest<K> best =
-          nearest_of<K>(0, padded, [&](int c) { return memory->distance[c]; }, [&](int c) { return memory->seen[c]; });
+      const Nearest<K> best = nearest_of<K, true>(
+          0, padded, [&](int c) { return memory->distance[c]; }, [&](int c) { return memory->seen[c]; });
       const float needed = radius(Math::min(best.distance_squared[K - 1], search.limit));
       const int looked_at = (last_column - first_column + 1) * (last_row - first_row + 1);
       if (needed <= reach || looked_at == cells.columns * cells.rows) return best;

@@ -17,8 +17,8 @@ LONGEST_COLLECTED_ROW = 128  # floats; longer observations are written by a warp
 LONGEST_OWN_ROW = 32  # the same with few copies, where observations are written where they belong
 LINE_FLOATS = 32  # of 128 bytes
 LONGEST_STAGED_ROW = 2048  # floats; even longer ones are written where they belong
-MOST_CPU_CANDIDATES = 64  # the same on a CPU
 MOST_CANDIDATES = 192  # agents that are searched for neighbours without sorting them into cells
+MOST_CPU_CANDIDATES = 64  # the same on a CPU
 CANDIDATE_BYTES = 16
 LONGEST_LIST = 30  # nearest agents that are sorted in registers
 MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
@@ -41,7 +41,7 @@ TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: f
 
 @dataclass(frozen=True)
 class SearchMemory:
-    """Memory of a unit for searches of nearest agents; see cuda_src/engine/search_together.cuh.
+    """Memory of a unit for searches of nearest agents; see cuda_src/engine/search_together.cuh and search_nearby.cuh.
 
     Attributes:
         candidates: most agents that are brought together in shared memory; 0 if everyone looks at each instead.
