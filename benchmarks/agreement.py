@@ -21,7 +21,7 @@ NEAR: dict[str, Any] = {"use_full_observation": False, "grid_length": 30}
 FEW, MANY = 100, 20_000  # copies, which a GPU plays in different ways
 STEPS_OF_MANY = 60
 Run = tuple[str, int, int, dict[str, Any]]  # environment, copies, steps, parameters
-TAG: list[Run] = [  # of 2, 5, 110, 1,000 and 20,000 agents
+TAG: list[Run] = [  # of 2 to 100,000 agents
     ("tag_gridworld-v0", 6000, 100, {"num_taggers": 1, "episode_length": 40}),
     ("tag_gridworld-v0", 6000, 100, {"num_taggers": 4, "use_full_observation": False}),
     ("tag_gridworld-v0", 20_000, 50, {"num_taggers": 4}),
@@ -34,6 +34,7 @@ TAG: list[Run] = [  # of 2, 5, 110, 1,000 and 20,000 agents
     ("tag_continuous-v0", 500, 60, {"num_taggers": 10, "num_runners": 100, "episode_length": 50, **NEAREST}),
     ("tag_continuous-v0", 50, 40, {"num_taggers": 100, "num_runners": 900, "episode_length": 30, **NEAREST}),
     ("tag_continuous-v0", 2, 6, {"num_taggers": 1000, "num_runners": 19_000, "episode_length": 4, **NEAREST}),
+    ("tag_continuous-v0", 1, 3, {"num_taggers": 10_000, "num_runners": 90_000, "episode_length": 2, **NEAREST}),
 ]
 
 

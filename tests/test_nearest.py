@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from environments.seekers import Seekers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from gpu_marl_envs import make_batched
+from gpu_marl_envs import make_batched, registry
 from gpu_marl_envs.testing import sample_actions
 
 LENGTH = 64.0
@@ -72,6 +77,7 @@ LAYOUTS: list[Callable[[Tensor], Tensor]] = [
     _on_a_diagonal,
     _on_a_wall,
 ]
+ODD_LAYOUTS = [_some_nowhere, _half_of_them_far_away, _hardly_apart]
 # Runners and neighbours: found alone, among candidates, in cells; in lists that stay in registers and longer ones.
 SIZES = [
     (20, 5),
@@ -124,7 +130,7 @@ def test_a_step_observes_the_nearest(layout: Callable[[Tensor], Tensor], device:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("layout", [*LAYOUTS, _some_nowhere, _half_of_them_far_away, _hardly_apart])
+@pytest.mark.parametrize("layout", [*LAYOUTS, *ODD_LAYOUTS])
 @pytest.mark.parametrize(("runners", "neighbors"), SIZES)
 def test_devices_find_the_same(layout: Callable[[Tensor], Tensor], runners: int, neighbors: int) -> None:
     """Observations and tags of a step from the same positions, of all agents and of those that are left."""
@@ -160,3 +166,61 @@ def test_devices_find_the_same(layout: Callable[[Tensor], Tensor], runners: int,
         outcomes.append([part.cpu() for part in outcome])
     for one, other in zip(*outcomes, strict=True):
         assert torch.equal(one.nan_to_num(nan=7.0), other.nan_to_num(nan=7.0))
+
+
+@pytest.fixture
+def seekers() -> Iterator[str]:
+    """An environment in which everybody looks, known to the registry during a test."""
+    registry._registered[Seekers.id] = Seekers
+    yield Seekers.id
+    del registry._registered[Seekers.id]
+
+
+def _defined(x: np.ndarray, y: np.ndarray, visible: np.ndarray, within: float, neighbors: int) -> np.ndarray:
+    """Whom each finds by definition: those who are visible, itself apart, by their squared distance and number."""
+    with np.errstate(all="ignore"):
+        squared = (x - x[:, None]) ** 2 + (y - y[:, None]) ** 2
+        found = (squared < np.float32(within) * np.float32(within)) & visible & ~np.eye(x.size, dtype=bool)
+    order = np.argsort(np.where(found, squared, np.inf), axis=1, kind="stable")[:, :neighbors]
+    nearest = np.where(np.take_along_axis(found, order, 1), order, -1)
+    return np.pad(nearest, ((0, 0), (0, neighbors - nearest.shape[1])), constant_values=-1)
+
+
+# Those among whom all look, and neighbours: in cells, for lists of every length, and more than there are.
+@pytest.mark.parametrize(("hiders", "neighbors"), [(64, 10), (65, 3), (90, 100), (300, 1), (700, 10), (700, 33)])
+@settings(max_examples=60)
+@given(
+    layout=st.sampled_from([*LAYOUTS, *ODD_LAYOUTS]),
+    seed=st.integers(0, 2**30),
+    offset=st.sampled_from([0.0, 0.0, 1e6, -3e6, 1e20]),
+    scale=st.sampled_from([1.0, 1.0, 1e-44, 1e-30, 1e-20, 1e15, 1e18, 1e36]),
+    chance=st.sampled_from([1.0, 1.0, 0.6, 0.02, 0.0]),
+    within=st.sampled_from([1e30, 1e30, 1e-3, 0.1, 2.0, 50.0, 0.0]),
+)
+def test_everybody_finds_who_is_nearest_by_definition(
+    seekers: str,
+    make: Callable[..., Any],
+    hiders: int,
+    neighbors: int,
+    layout: Callable[[Tensor], Tensor],
+    seed: int,
+    offset: float,
+    scale: float,
+    chance: float,
+    within: float,
+) -> None:
+    within = float(np.float32(min(within * scale, 1e30)))
+    env = make(seekers, 2, num_hiders=hiders, neighbors_observed=neighbors, within=within)
+    env.reset(seed=1)
+    generator = torch.Generator().manual_seed(seed)
+    positions = offset + scale * layout(torch.rand(2, env.num_agents, 2, generator=generator))
+    visible = torch.rand(2, env.num_agents, generator=generator) < chance
+    visible[:, :7] = True  # watchers, among whom nobody looks
+    env.state.x.copy_(positions[..., 0])
+    env.state.y.copy_(positions[..., 1])
+    env.state.visible.copy_(visible)
+    observed = torch.cat([part.cpu() for part in env.observe().values()], dim=1).numpy()
+    visible[:, :7] = False
+    for copy in range(2):
+        x, y = positions[copy].numpy().T
+        assert np.array_equal(observed[copy], _defined(x, y, visible[copy].numpy(), within, neighbors))

@@ -1,13 +1,7 @@
-// Agents in the plane, sorted into cells, so that those who stand together lie together in memory.
-//
-// Cells are twice as high as wide. They are numbered row by row, every other row backwards, so that agents in the order
-// of their cells form a band without jumps: 32 of them lie in a small box, and all who are near to one of them in a few
-// stretches of that order, one of each row.
+// Agents in the order of their cells, as the lanes of a copy sort and share them.
 #pragma once
 
-#include "math.cuh"
-#include "portable.cuh"
-#include "range.cuh"
+#include "cells.cuh"
 
 // A rectangle in the plane.
 struct Box {
@@ -17,58 +11,13 @@ struct Box {
   METHOD bool has(float x, float y) const { return x >= low_x && x <= high_x && y >= low_y && y <= high_y; }
 };
 
-struct Cells {
-  int* start;        // [rows * columns + 1] where each cell's agents start
+struct Cells : CellGrid {
   float2* position;  // [size]
   int* agent;        // [size] with `bystander` added for those who are no candidates
   int size;
   int* taken;  // agents, in this order, of whom warps have taken care
-  int columns, rows;
-  float low_x, low_y;  // corner of the first cell
-  float per_width, per_height;
 
   static constexpr int bystander = 1 << 30;
-  static constexpr float tiny = 1e-30f;  // a distance whose square is zero
 
   METHOD int agent_at(int at) const { return agent[at] & (bystander - 1); }
-
-  // Of a cell.
-  METHOD float width() const { return Math::max(Math::max(1.0f / per_width, 0.5f / per_height), tiny); }
-
-  // No two agents are farther apart than this.
-  METHOD float extent() const {
-    return Math::max(1.001f * (static_cast<float>(columns) / per_width + static_cast<float>(rows) / per_height), tiny);
-  }
-
-  // These do not decrease as the position increases.
-  METHOD int column_of(float at_x) const { return index(at_x, low_x, per_width, columns); }
-  METHOD int row_of(float at_y) const { return index(at_y, low_y, per_height, rows); }
-  METHOD int cell_of(float at_x, float at_y) const { return cell(row_of(at_y), column_of(at_x)); }
-
-  // Where the agents of some cells of a row start and end.
-  METHOD Range stretch(int row, int first_column, int last_column) const {
-    const int one = cell(row, first_column), other = cell(row, last_column);
-    const int first = start[Math::min(one, other)];
-    return {first, start[Math::max(one, other) + 1] - first};
-  }
-
-  // Cells for `count` agents between two corners, with about `per_cell` in each.
-  METHOD void lay_out(int count, float per_cell, float from_x, float to_x, float from_y, float to_y) {
-    const float width = to_x - from_x, height = to_y - from_y;
-    const float wanted = Math::max(static_cast<float>(count) / per_cell, 1.0f);
-    const float cell_width = sqrtf(0.5f * width * height / wanted);
-    rows = static_cast<int>(Math::clip(0.5f * height / cell_width, 1.0f, wanted));
-    columns = static_cast<int>(Math::clip(width / cell_width, 1.0f, wanted / static_cast<float>(rows)));
-    low_x = from_x;
-    low_y = from_y;
-    per_width = static_cast<float>(columns) / width;
-    per_height = static_cast<float>(rows) / height;
-  }
-
- private:
-  METHOD int cell(int row, int column) const { return row * columns + (row % 2 == 0 ? column : columns - 1 - column); }
-
-  METHOD static int index(float at, float low, float per_length, int count) {
-    return static_cast<int>(Math::clip((at - low) * per_length, 0.0f, static_cast<float>(count - 1)));
-  }
 };

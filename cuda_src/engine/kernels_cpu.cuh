@@ -19,6 +19,7 @@ class HostCopy : public Episode<Rules> {
     alive = arguments.alive + copy * num_agents;
     reward = reinterpret_cast<float*>(unit + Geometry::reward_at);
     terminated = reinterpret_cast<bool*>(unit + Geometry::terminated_at);
+    use_memory(unit + Geometry::search_at);
     load_counters();
   }
 

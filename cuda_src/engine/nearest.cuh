@@ -54,6 +54,10 @@ struct Search {
   Eligible eligible;
 };
 
+// The most agents among whom a search finds some.
+template <class Agents>
+constexpr int most_of = MostOf<Agents>::value < Geometry::num_agents ? MostOf<Agents>::value : Geometry::num_agents;
+
 #ifdef __CUDACC__
 
 // What agent i finds, looking at everyone.
@@ -71,33 +75,41 @@ METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search)
 
 #else
 
-// The same on a CPU, where the point is to compare in vector registers and to branch seldom. A first pass takes the
-// least distance in each of `width` interleaved columns of candidates; the K-th smallest of these is a bound that at
-// least K candidates keep, and that few others do. A second pass collects those and places each by its rank.
-template <int K, class Agents, class Eligible>
-METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search) {
-  const float at_x = search.x[i], at_y = search.y[i];
-  const Range among = search.among;
-  constexpr int width = 16 * ((K + 19) / 16);  // somewhat more columns than neighbours make a tight bound
-  constexpr int capacity = 4 * width;
-  const auto distance_squared = [&](int j) {
-    const float dx = search.x[j] - at_x, dy = search.y[j] - at_y;
-    const float distance = dx * dx + dy * dy;
-    return (distance < search.limit) & (j != i) & search.eligible(j) ? distance : Math::infinity;
-  };
+// On a CPU the point is to compare in vector registers and to branch seldom.
+template <int K>
+constexpr int batch = 16 * ((K + 19) / 16);  // candidates at a time, somewhat more than are looked for
+
+// Calls visit(t) for t from 0 to count - 1, in vector registers: g++ would unroll a short loop and leave it scalar.
+template <int count, class Visit>
+METHOD void in_vectors(Visit visit) {
+#pragma GCC unroll 1
+  for (int t = 0; t < count; ++t) visit(t);
+}
+
+// The nearest of candidates `first` to `end - 1`, each with a squared distance, infinite for those who do not count,
+// and the number of an agent. A first pass takes the least distance in each of `batch` interleaved columns of
+// candidates; the K-th smallest of these is a bound that at least K candidates keep, and that few others do. A second
+// pass collects those and places each by its rank. With `whole_batches`, end - first is a multiple of `batch`.
+template <int K, bool whole_batches, class Distance, class Agent>
+METHOD Nearest<K> nearest_of(int first, int end, Distance distance_squared, Agent agent) {
+  constexpr int width = batch<K>, capacity = 4 * width;
 
   float least[width];
   for (int t = 0; t < width; ++t) least[t] = Math::infinity;
-  int first = among.first;
-  for (; first + width <= among.end(); first += width)
-    for (int t = 0; t < width; ++t) least[t] = Math::min(least[t], distance_squared(first + t));
-  for (int t = 0; first + t < among.end(); ++t) least[t] = Math::min(least[t], distance_squared(first + t));
+  int from = first;
+  const auto take_least = [&](int t) { least[t] = Math::min(least[t], distance_squared(from + t)); };
+  for (; from + width <= end; from += width)
+    if constexpr (whole_batches)
+      in_vectors<width>(take_least);
+    else
+      for (int t = 0; t < width; ++t) take_least(t);
+  for (int t = 0; from + t < end; ++t) take_least(t);
   int smaller[width] = {};
   for (int u = 0; u < width; ++u)
     for (int t = 0; t < width; ++t) smaller[t] += least[u] < least[t] ? 1 : 0;
   float bound = 0.0f;
   for (int t = 0; t < width; ++t) bound = Math::max(bound, smaller[t] < K ? least[t] : 0.0f);
-  bound = Math::min(bound, 3.402823466e38f);  // infinity stands for candidates that are not eligible
+  bound = Math::min(bound, 3.402823466e38f);  // infinity stands for candidates that do not count
 
   Nearest<K> best;
   best.clear();
@@ -106,36 +118,66 @@ METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search)
   int size = 0;
   const auto rank_candidates = [&] {
     const int padded = (size + 15) & ~15;
-    for (int u = size; u < padded; ++u) distance[u] = Math::infinity;
+    for (int u = size; u < padded; ++u) {
+      distance[u] = Math::infinity;
+      candidate[u] = 0;
+    }
     for (int u = 0; u < size; ++u) {
       int rank = 0;
-      for (int v = 0; v < padded; ++v) rank += (distance[v] < distance[u]) | ((distance[v] == distance[u]) & (v < u));
+      for (int v = 0; v < padded; ++v)
+        rank += (distance[v] < distance[u]) | ((distance[v] == distance[u]) & (candidate[v] < candidate[u]));
       if (rank >= K) continue;
       best.distance_squared[rank] = distance[u];
       best.index[rank] = candidate[u];
     }
     best.found = Math::min(size, K);
   };
-  for (first = among.first; first < among.end(); first += width) {
-    float batch[width];
-    const int in_batch = Math::min(width, among.end() - first);
-    if (in_batch == width)
-      for (int t = 0; t < width; ++t) batch[t] = distance_squared(first + t);
-    else
-      for (int t = 0; t < in_batch; ++t) batch[t] = distance_squared(first + t);
+  int last = 1 << 30;  // of those at the bound, only agents below it can matter
+  for (from = first; from < end; from += width) {
+    float its[width];
+    const int in_batch = whole_batches ? width : Math::min(width, end - from);
+    if constexpr (whole_batches) {
+      in_vectors<width>([&](int t) { its[t] = distance_squared(from + t); });
+      if (end - first > 2 * capacity) {  // most batches have none that matters
+        int any = 0;
+        in_vectors<width>([&](int t) { any |= (its[t] < bound) | ((its[t] == bound) & (agent(from + t) < last)); });
+        if (any == 0) continue;
+      }
+    } else if (in_batch == width) {
+      for (int t = 0; t < width; ++t) its[t] = distance_squared(from + t);
+    } else {
+      for (int t = 0; t < in_batch; ++t) its[t] = distance_squared(from + t);
+    }
     for (int t = 0; t < in_batch; ++t) {
-      distance[size] = batch[t];
-      candidate[size] = first + t;
-      size += batch[t] <= bound ? 1 : 0;
+      distance[size] = its[t];
+      candidate[size] = agent(from + t);
+      size += its[t] <= bound ? 1 : 0;
     }
     if (size <= capacity) continue;
     rank_candidates();  // many are equally near: only the first K can matter
     size = best.found;
     memcpy(distance, best.distance_squared, size * sizeof(float));
     memcpy(candidate, best.index, size * sizeof(int));
+    bound = best.distance_squared[K - 1];
+    last = best.index[K - 1];
   }
   rank_candidates();
   return best;
+}
+
+// What agent i finds, looking at everyone.
+template <int K, class Agents, class Eligible>
+METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search) {
+  const float at_x = search.x[i], at_y = search.y[i];
+  const Range among = search.among;
+  return nearest_of<K, false>(
+      among.first, among.end(),
+      [&](int j) {
+        const float dx = search.x[j] - at_x, dy = search.y[j] - at_y;
+        const float distance = dx * dx + dy * dy;
+        return (distance < search.limit) & (j != i) & search.eligible(j) ? distance : Math::infinity;
+      },
+      [](int j) { return j; });
 }
 
 #endif

@@ -8,6 +8,8 @@ class Searcher : public Team {
   template <int K, class Agents>
   static constexpr bool searches_in_cells = false;
 
+  METHOD void use_memory(unsigned char*) {}  // it needs none
+
   template <bool listed, int K, class Agents, class Eligible, class Asks>
   METHOD auto prepare(const Search<K, Agents, Eligible>& search, Asks) {
     static_assert(K <= Geometry::neighbors, "neighbors() of the declaration must return the largest K of nearest<K>");

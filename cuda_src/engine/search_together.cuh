@@ -17,21 +17,7 @@ constexpr int few = 24;  // agents, of whom it is faster to look at each than to
 
 constexpr int at_once = Geometry::staged ? 1 : 4;  // agents that a lane loads before it looks at the first
 
-constexpr float first_distance = 1.9f;  // in which to look for candidates, in widths of a cell
-
 using NeighborIndex = Candidates<Geometry::candidates>::Index;
-
-// Whether coordinates are finite: nobody else finds or is found.
-METHOD bool is_somewhere(float x, float y) { return (x - x == 0.0f) & (y - y == 0.0f); }
-
-// Whether those of agent j are.
-template <class Search>
-METHOD bool is_somewhere(const Search& search, int j) {
-  return is_somewhere(search.x[j], search.y[j]);
-}
-
-// Nobody at a squared distance up to this is farther off, whatever was rounded.
-METHOD float radius(float squared) { return sqrtf(squared) * 1.00001f + 1e-22f; }
 
 // Everyone looks at the cells around, row by row, outwards: for very few neighbours, which soon limit how far to look.
 template <int K, class Agents, class Eligible>
@@ -98,11 +84,6 @@ struct SearchDone {
 
 class Searcher : public Team {
  protected:
-  // The most agents among whom a search finds some.
-  template <class Agents>
-  static constexpr int most_of =
-      MostOf<Agents>::value < Geometry::num_agents ? MostOf<Agents>::value : Geometry::num_agents;
-
   // Whether agents are sorted into cells, for warps to look around in.
   template <int K, class Agents>
   static constexpr bool searches_in_cells =

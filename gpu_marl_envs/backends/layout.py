@@ -19,6 +19,7 @@ LONGEST_OWN_ROW = 32  # the same with few copies, where observations are written
 LINE_FLOATS = 32  # of 128 bytes
 LONGEST_STAGED_ROW = 2048  # floats; even longer ones are written where they belong
 MOST_CANDIDATES = 176  # agents that are searched for neighbours without sorting them into cells
+MOST_CPU_CANDIDATES = 64  # the same on a CPU
 LONGEST_LIST = 30  # nearest agents that are sorted in registers
 MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
 MOST_WARPS = 8  # of a block that plays a copy alone: each passes its barriers for more agents than many warps would
@@ -43,7 +44,7 @@ TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: f
 
 @dataclass(frozen=True)
 class SearchMemory:
-    """Memory of a unit for searches of nearest agents; see cuda_src/engine/search_together.cuh.
+    """Memory of a unit for searches of nearest agents; see cuda_src/engine/search_together.cuh and search_nearby.cuh.
 
     Attributes:
         candidates: most agents that are brought together in shared memory; 0 if everyone looks at each instead.
@@ -169,8 +170,9 @@ class Layout:
 
 def cpu_layout(environment: Environment) -> Layout:
     """The layout of a CPU build: one copy at a time, its state worked on in place."""
-    offsets, unit_bytes = _unit(environment, copies=1, staged=False)
-    return Layout(offsets=offsets, unit_bytes=_align(unit_bytes, 64))
+    search = _cpu_search_memory(environment)
+    offsets, unit_bytes = _unit(environment, copies=1, staged=False, extra={"search": search.size})
+    return Layout(offsets=offsets, unit_bytes=_align(unit_bytes, 64), search=search)
 
 
 def cuda_layout(
@@ -342,9 +344,7 @@ def _search_memory(environment: Environment) -> SearchMemory:
     list_bytes = _align(_index_bytes(agents) * entries, 4)
     most_cells, agents_per_cell, positions_at, cells_bytes = 0, 1.0, 0, 0
     if agents > MOST_CANDIDATES:
-        # A circle of two cell widths then holds more than twice as many agents as are looked for.
-        agents_per_cell = max(neighbors, 3) / 2.5
-        most_cells = math.ceil(agents / agents_per_cell) + 1
+        most_cells, agents_per_cell = _cells(agents, neighbors)
         positions_at = _align(4 * (8 + most_cells + 4 + agents), 16)
         cells_bytes = positions_at + 8 * agents
     lists_at = _align(max(gathered_bytes, cells_bytes), 16)
@@ -358,6 +358,29 @@ def _search_memory(environment: Environment) -> SearchMemory:
         list_bytes=list_bytes,
         size=_align(lists_at + agents * list_bytes, 16),
     )
+
+
+def _cpu_search_memory(environment: Environment) -> SearchMemory:
+    agents, neighbors = environment.num_agents, environment.neighbors()
+    if neighbors == 0 or agents <= MOST_CPU_CANDIDATES:
+        return SearchMemory()
+    most_cells, agents_per_cell = _cells(agents, neighbors)
+    room = agents + _align(neighbors + 4, 16) + 16  # as in cuda_src/engine/search_nearby.cuh
+    return SearchMemory(
+        candidates=MOST_CPU_CANDIDATES,
+        most_cells=most_cells,
+        agents_per_cell=agents_per_cell,
+        size=4 * (most_cells + 1 + 5 * room),
+    )
+
+
+def _cells(agents: int, neighbors: int) -> tuple[int, float]:
+    """Most cells for so many agents, and how many a cell is to hold.
+
+    A circle of two cell widths then holds more than twice as many agents as are looked for.
+    """
+    agents_per_cell = max(neighbors, 3) / 2.5
+    return math.ceil(agents / agents_per_cell) + 1, agents_per_cell
 
 
 def candidates_bytes(candidates: int, agents: int) -> int:

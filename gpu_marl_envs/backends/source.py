@@ -68,6 +68,7 @@ def translation_unit(
     kernel = environment.kernel()
     rules = type(environment).__name__
     team = "sequential" if layout.lanes == 1 else "packed" if layout.packed else "cuda"
+    search = "together" if team == "cuda" else "nearby" if layout.search.most_cells else "alone"
     kernels = "cpu" if not cuda else "cuda" if team == "cuda" else "warp"
     return "\n".join(
         [
@@ -82,7 +83,7 @@ def translation_unit(
             _geometry_struct(environment, layout, autoreset),
             _declared_struct(environment),
             f'#include "engine/team_{team}.cuh"',
-            f'#include "engine/search_{"together" if team == "cuda" else "alone"}.cuh"',
+            f'#include "engine/search_{search}.cuh"',
             '#include "engine/environment.cuh"',
             f'#include "{kernel}"',
             f"using Rules = {rules};",
