@@ -55,7 +55,7 @@ def plot(results: dict[str, Any], file: Path) -> Path:
         if of_panel:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
     device = rows[0]["device"] if rows else "no device"
-    figure.suptitle(f"{device}, random play with resets, commit {results['provenance']['commit']}")
+    figure.suptitle(f"{device}, random play with resets, commit {results['provenance']['commit'][:8]}")
     figure.savefig(file, dpi=150)
     return file
 
