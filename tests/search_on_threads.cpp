@@ -209,7 +209,7 @@ struct Geometry {
   static constexpr int num_agents = NUM_AGENTS, lanes = 32 * WARPS, blocks = 1, row_lanes = 4;
   static constexpr int neighbors = NEIGHBORS, longest_list = LONGEST_LIST, scratch_words = 512;
   static constexpr int candidates = CANDIDATES, most_cells = MOST_CELLS, positions_at = POSITIONS_AT,
-                       lists_at = LISTS_AT;
+                       lists_at = LISTS_AT, warp_stage_floats = WARP_STAGE_FLOATS;
   static constexpr float agents_per_cell = AGENTS_PER_CELL;
   static constexpr bool staged = !VISITED;
 };

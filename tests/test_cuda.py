@@ -41,6 +41,20 @@ def test_a_captured_step_replays_as_it_ran(env_id: str, params: dict[str, Any]) 
     plain.close()
 
 
+def test_environments_of_one_kernel_step_in_turns() -> None:
+    """Their launches take different amounts of shared memory."""
+    sizes = (20_000, 300_000, 100)
+    envs = [gpu_marl_envs.make_batched("cartpole-v1", size, device="cuda", seed=1) for size in sizes]
+    for env in envs:
+        env.reset()
+    generator = torch.Generator().manual_seed(1)
+    for env in (*envs, *envs):
+        result = env.step(sample_actions(env, generator))
+        assert all(reward.shape[0] == env.num_envs and bool((reward == 1.0).all()) for reward in result[1].values())
+    for env in envs:
+        env.close()
+
+
 def test_work_runs_on_the_callers_stream() -> None:
     env, plain = (
         gpu_marl_envs.make_batched(CHASE[0], num_envs=2000, device="cuda", seed=1, **CHASE[1]) for _ in range(2)

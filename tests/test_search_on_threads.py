@@ -42,7 +42,8 @@ def test_lanes_find_together_what_each_finds_alone(
     environment = registry.get("tag_continuous-v0").make(
         num_taggers=1, num_runners=agents - 1, use_full_observation=False, num_other_agents_observed=neighbors
     )
-    search = cuda_layout(environment, 227 * 1024).search
+    layout = cuda_layout(environment, 227 * 1024)
+    search = layout.search
     macros = {
         "NUM_AGENTS": agents,
         "AMONG": among,
@@ -55,6 +56,7 @@ def test_lanes_find_together_what_each_finds_alone(
         "AGENTS_PER_CELL": f"{search.agents_per_cell!r}f",
         "POSITIONS_AT": search.positions_at,
         "LISTS_AT": search.lists_at,
+        "WARP_STAGE_FLOATS": layout.warp_stage_floats,
         "SEARCH_BYTES": search.size,
     }
     program = tmp_path / "search"

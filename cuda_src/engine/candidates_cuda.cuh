@@ -127,7 +127,7 @@ class Candidates {
     result.at_y = at_y;
     result.norm = x * x + y * y;
     result.slack = rounding * span * span;
-    result.is_fit = scale > 0.0f && span < 8.0f * reach;
+    result.is_fit = scale > 0.0f && span < 4.0f * reach;  // so that squares are finite in half precision
     const Pair high = pair_of(-2.0f * x, -2.0f * y);
     const Pair low = pair_of(-2.0f * x - first_of(high), -2.0f * y - second_of(high));
     result.rows[0] = firsts_of(high, high).bits;
@@ -177,8 +177,7 @@ class Candidates {
     sort_in_registers(sorted);
     // Of two sorted lists, the K + 1 smallest are the smaller ones of pairs whose indices add up to K.
     constexpr int length = 4 * runs, lone = K - length;
-    Pair largest = sorted[K / 2];
-    if constexpr (lone >= 0) largest = sorted[lone];
+    Pair largest = sorted[lone < 0 ? 0 : lone];
 #pragma unroll
     for (int k = lone < 0 ? 0 : lone + 1; 2 * k <= K; ++k) {
       const Pair smaller = ::min(sorted[k], swapped(sorted[K - k]));
@@ -249,8 +248,8 @@ class Candidates {
 
   static constexpr float reach = 64.0f;  // of scaled candidates
   // What is lost of a stand-in, in relation to the square of the longest way from the agent over the center to a
-  // candidate: up to 2^-21 each where p, q and |p|^2 are split and where the product of two lower parts is left out,
-  // and up to 2^-19.8 in a sum of nine terms of which tensor cores keep 24 bits of the largest. The rest covers cards
+  // candidate: up to 2^-23 each where p, q and |p|^2 are split and where the product of two lower parts is left out,
+  // and up to 2^-20 in a sum of nine terms of which tensor cores keep 24 bits of the largest. The rest covers cards
   // that take subnormal numbers in half precision for zero, up to 2^-14 of a coordinate.
   static constexpr float rounding = 0x1p-18f;
 

@@ -175,7 +175,7 @@ METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search)
       [&](int j) {
         const float dx = search.x[j] - at_x, dy = search.y[j] - at_y;
         const float distance = dx * dx + dy * dy;
-        return (distance < search.limit) & (j != i) & search.eligible(j) ? distance : Math::infinity;
+        return (distance < search.limit) & (j != i) & bool(search.eligible(j)) ? distance : Math::infinity;
       },
       [](int j) { return j; });
 }

@@ -91,7 +91,7 @@ class Searcher : public Team {
     int size = 0;
     float low_x = huge, high_x = -huge, low_y = huge, high_y = -huge;
     for (int j = among.first; j < among.end(); ++j) {
-      const bool counts = search.eligible(j) & is_somewhere(search, j);
+      const bool counts = bool(search.eligible(j)) & is_somewhere(search, j);
       candidates[size] = j;
       size += counts ? 1 : 0;
       low_x = counts ? Math::min(low_x, search.x[j]) : low_x;

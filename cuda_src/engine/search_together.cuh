@@ -1,6 +1,6 @@
 // How the lanes of a copy look for nearest agents together.
 //
-// With few agents to choose from, everyone looks at each. With some hundreds, the eligible ones are first brought
+// With few agents to choose from, everyone looks at each. With up to 176, the eligible ones are first brought
 // together in shared memory (candidates_cuda.cuh). With more, all agents are sorted into cells (cells_cuda.cuh), and
 // warps take 32 neighbours at a time: their candidates are those in a window of cells around them, the same for all
 // lanes.
@@ -133,6 +133,9 @@ class Searcher : public Team {
   // Fills the lists of all who ask: everyone looks at the eligible agents, who are brought together.
   template <int K, class Agents, class Eligible, class Asks>
   METHOD void list_nearest_together(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
+    static_assert(
+        Candidates<Geometry::candidates>::bytes + 2 * ((Geometry::num_agents + 1) & ~1) + 64 <= Geometry::lists_at,
+        "candidates, their places and counts, as in layout.py");
     Candidates<Geometry::candidates> candidates(search_memory_, lane_ % 32);
     auto* place = reinterpret_cast<std::int16_t*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
     gather(search, candidates, place);
@@ -250,6 +253,9 @@ class Searcher : public Team {
   // farther off, one that does.
   template <int K>
   METHOD Nearest<K> nearest_of_part(const Cells& cells, int at, float limit) const {
+    static_assert(
+        Geometry::most_cells == 0 || Candidates<Geometry::candidates>::bytes <= 4 * Geometry::warp_stage_floats,
+        "room for the candidates of a warp, as in layout.py");
     Candidates<Geometry::candidates> candidates(warp_memory_, lane_ % 32);
     const float within = radius(limit);
     const float at_x = cells.position[at].x, at_y = cells.position[at].y;

@@ -82,7 +82,8 @@ class CudaBackend(Backend):
         with self._gpu.current():
             if self.layout.overlaps:
                 kernels = self._gpu.overlapping_kernels(binary)
-                kernels.allow_shared_bytes(name, shared_bytes)
+                # Environments share a kernel, and their launches take different amounts.
+                kernels.allow_shared_bytes(name, self._gpu.shared_limit)
                 return lambda stream, arguments: kernels.launch(
                     name, grid, block, 0 if stream is None else stream.handle, shared_bytes, arguments
                 )

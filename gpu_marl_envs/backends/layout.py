@@ -47,7 +47,8 @@ class SearchMemory:
     """Memory of a unit for searches of nearest agents; see cuda_src/engine/search_together.cuh and search_nearby.cuh.
 
     Attributes:
-        candidates: most agents that are brought together in shared memory; 0 if everyone looks at each instead.
+        candidates: most agents who are not sorted into cells: a GPU brings them together in shared memory, or everyone
+            looks at each if it is 0; on a CPU everyone looks at each of them.
         most_cells: most cells into which agents are sorted, where there are more of them than that.
         agents_per_cell: how many agents a cell is to hold.
         longest_list: most agents of such a list; who looks for more looks at each.
@@ -300,6 +301,7 @@ def _one_per_team(
         warps = min(most_warps, left // (4 * stage_floats)) if stage_floats else most_warps
         if left >= 0 and warps >= min(FEWEST_WARPS, chunks):
             break
+    warps = _warps_of_two_blocks(warps, unit_bytes, 4 * stage_floats) if staged and search.most_cells else warps
     layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
@@ -323,6 +325,14 @@ def _one_per_team(
         if collecting.shared_bytes <= shared_limit and collecting.resident_blocks * warps >= COLLECTING_WARPS:
             return collecting
     return layout
+
+
+def _warps_of_two_blocks(warps: int, unit_bytes: int, warp_bytes: int) -> int:
+    """So many warps of a block, or some fewer with which two blocks fit on a multiprocessor."""
+    for fewer in range(warps, FEWEST_CELL_WARPS - 1, -1):
+        if 2 * (unit_bytes + fewer * warp_bytes + 1024) <= SHARED_BYTES:
+            return fewer
+    return warps
 
 
 def _team_warps(search: SearchMemory, chunks: int) -> int:
