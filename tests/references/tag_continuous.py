@@ -233,7 +233,9 @@ def _nearest(state: State, observer: int, others: np.ndarray, count: int) -> tup
     rank = np.argsort(distance, axis=1, kind="stable")  # stable: of equals the lowest index
     ordered = np.take_along_axis(distance, rank, axis=1)
     with np.errstate(invalid="ignore"):  # inf − inf, between two that are out of the game
-        gap = np.diff(ordered, axis=1)[:, :count]
-    close = (gap > 0) & (gap < MARGIN * ordered[:, :-1][:, :count])
+        gap = np.diff(ordered, axis=1)
+    nearer, last = ordered[:, :-1], ordered[:, :count][:, -1:]
+    rivals = nearer <= last * (1 + MARGIN)  # some as near as the last one may follow it
+    close = rivals & (gap > 0) & (gap < MARGIN * nearer)
     rank = rank[:, :count]
     return others[rank], np.isfinite(ordered[:, :count]), ~close.any(axis=1)
