@@ -10,6 +10,7 @@ import pytest
 import torch
 from environments.lessons import Lessons
 from environments.probe import Probe
+from environments.seekers import Seekers
 from hypothesis import HealthCheck, settings
 
 import gpu_marl_envs
@@ -52,17 +53,25 @@ def make(device: str) -> Iterator[Callable[..., BatchedEnv]]:
 @pytest.fixture
 def probe() -> Iterator[type[Environment]]:
     """An environment that uses all of the engine, known to the registry during a test."""
-    registry._registered[Probe.id] = Probe
-    yield Probe
-    del registry._registered[Probe.id]
+    yield from _known(Probe)
 
 
 @pytest.fixture
 def lessons() -> Iterator[type[Environment]]:
     """Games with known optima, known to the registry during a test."""
-    registry._registered[Lessons.id] = Lessons
-    yield Lessons
-    del registry._registered[Lessons.id]
+    yield from _known(Lessons)
+
+
+@pytest.fixture
+def seekers() -> Iterator[type[Environment]]:
+    """An environment in which everybody looks, known to the registry during a test."""
+    yield from _known(Seekers)
+
+
+def _known(declaration: type[Environment]) -> Iterator[type[Environment]]:
+    registry._registered[declaration.id] = declaration
+    yield declaration
+    del registry._registered[declaration.id]
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_warps_that_search_in_cells_share_the_agents_evenly(agents: int, warps: 
 
 @pytest.mark.parametrize("agents", [193, 500, 930, 960, 1000, 1024])
 def test_two_blocks_that_search_in_cells_fit_on_a_multiprocessor(agents: int) -> None:
-    assert _layout(agents, 227 * 1024).resident_blocks == 2
+    assert _layout(agents, SHARED_LIMITS[-1]).resident_blocks == 2
 
 
 @pytest.mark.parametrize("agents", [33, 100, 300, 1000, 1500])

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from environments.seekers import Seekers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpu_marl_envs import make_batched, registry
+from gpu_marl_envs import make_batched
+from gpu_marl_envs.spec import Environment
 from gpu_marl_envs.testing import sample_actions
 
 LENGTH = 64.0
@@ -168,14 +168,6 @@ def test_devices_find_the_same(layout: Callable[[Tensor], Tensor], runners: int,
         assert torch.equal(one.nan_to_num(nan=7.0), other.nan_to_num(nan=7.0))
 
 
-@pytest.fixture
-def seekers() -> Iterator[str]:
-    """An environment in which everybody looks, known to the registry during a test."""
-    registry._registered[Seekers.id] = Seekers
-    yield Seekers.id
-    del registry._registered[Seekers.id]
-
-
 def _defined(x: np.ndarray, y: np.ndarray, visible: np.ndarray, within: float, neighbors: int) -> np.ndarray:
     """Whom each finds by definition: those who are visible, itself apart, by their squared distance and number."""
     with np.errstate(all="ignore"):
@@ -198,7 +190,7 @@ def _defined(x: np.ndarray, y: np.ndarray, visible: np.ndarray, within: float, n
     within=st.sampled_from([1e30, 1e30, 1e-3, 0.1, 2.0, 50.0, 0.0]),
 )
 def test_everybody_finds_who_is_nearest_by_definition(
-    seekers: str,
+    seekers: type[Environment],
     make: Callable[..., Any],
     hiders: int,
     neighbors: int,
@@ -210,7 +202,7 @@ def test_everybody_finds_who_is_nearest_by_definition(
     within: float,
 ) -> None:
     within = float(np.float32(min(within * scale, 1e30)))
-    env = make(seekers, 2, num_hiders=hiders, neighbors_observed=neighbors, within=within)
+    env = make(seekers.id, 2, num_hiders=hiders, neighbors_observed=neighbors, within=within)
     env.reset(seed=1)
     generator = torch.Generator().manual_seed(seed)
     positions = offset + scale * layout(torch.rand(2, env.num_agents, 2, generator=generator))

@@ -76,11 +76,12 @@ class Candidates {
     return Math::square(at_x - center_x) + Math::square(at_y - center_y);
   }
 
-  // No candidate is farther from the center than `reach`.
-  METHOD void set_reach(float reach) {
-    const bool is_fit = reach > 1e-15f && reach < 1e15f;
-    scale = is_fit ? portable::bit_cast<float>((259u << 23) - (portable::bit_cast<std::uint32_t>(reach) & 0x7f800000u))
-                   : 0.0f;
+  // No candidate is farther from the center than `farthest`, which the scale takes to 32 or more, but less than 64.
+  METHOD void set_reach(float farthest) {
+    const bool is_fit = farthest > 1e-15f && farthest < 1e15f;
+    scale = is_fit
+                ? portable::bit_cast<float>((259u << 23) - (portable::bit_cast<std::uint32_t>(farthest) & 0x7f800000u))
+                : 0.0f;
   }
 
   // The place of the k-th candidate. Lane t of a quad marks two of each 8: of the first ones in word t, of others in a

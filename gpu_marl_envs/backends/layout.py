@@ -30,15 +30,16 @@ MOST_BALANCED_CHUNKS = 32  # of agents; with more, it matters little that some w
 MOST_BLOCKS = 8  # that play a copy together
 MULTIPROCESSORS = 132  # of a large GPU
 FEWEST_WARPS = 4  # with which it pays to keep a large copy's state in shared memory
-SHARED_BYTES = 228 * 1024  # of a multiprocessor, of which each block needs 1 KiB for itself
+SHARED_BYTES = 228 * 1024  # of a multiprocessor
+RESERVED_BYTES = 1024  # of it, for each block
 MOST_RESIDENT_BLOCKS = 32  # of a multiprocessor
 RESIDENT_WARPS = 48  # of a multiprocessor, with 40 registers for each lane
 COLLECTING_WARPS = 40  # of a multiprocessor that must stay where a copy's observations are collected
 RESIDENT_SMALL_WARPS = 32  # where a warp plays several copies; with 64 registers
 RESIDENT_SEARCHING_WARPS = 24  # where agents look for neighbours, which takes 80
-RESIDENT_CELL_BLOCKS = 2  # where they are sorted into cells, which takes more
+RESIDENT_CELL_BLOCKS = 2  # at most, where they are sorted into cells: eight warps then have 128 registers
 RESIDENT_LONE_WARPS = 24  # of a block that has a multiprocessor for itself
-RESIDENT_LONE_CELL_WARPS = 16  # where agents are sorted into cells
+RESIDENT_LONE_CELL_WARPS = 16  # the same where agents are sorted into cells
 TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: four fit on a multiprocessor then
 
 
@@ -126,7 +127,7 @@ class Layout:
         else:
             warps = RESIDENT_SEARCHING_WARPS if self.search.candidates else RESIDENT_WARPS
         most = RESIDENT_CELL_BLOCKS if self.search.most_cells else MOST_RESIDENT_BLOCKS
-        return max(1, min(SHARED_BYTES // (self.shared_bytes + 1024), warps // self.warps, most))
+        return max(1, min(SHARED_BYTES // (self.shared_bytes + RESERVED_BYTES), warps // self.warps, most))
 
     @property
     def threads(self) -> int:
@@ -156,7 +157,8 @@ class Layout:
         share = -(-blocks // multiprocessors)
         if self.overlaps and share <= self.resident_blocks:
             # Blocks start where others of the last launch end: no multiprocessor is to take more than its share.
-            shared_bytes = max(shared_bytes, _align((shared_limit + 1024) // share - 1024 - 127, 128))
+            share_bytes = (shared_limit + RESERVED_BYTES) // share - RESERVED_BYTES
+            shared_bytes = max(shared_bytes, share_bytes // 128 * 128)
         return (blocks, 1), (warps * WARP, 1, 1), shared_bytes
 
     def turns_round(self, num_envs: int, multiprocessors: int, cache_bytes: int) -> bool:
@@ -301,7 +303,7 @@ def _one_per_team(
         warps = min(most_warps, left // (4 * stage_floats)) if stage_floats else most_warps
         if left >= 0 and warps >= min(FEWEST_WARPS, chunks):
             break
-    warps = _warps_of_two_blocks(warps, unit_bytes, 4 * stage_floats) if staged and search.most_cells else warps
+    warps = _warps_of_resident_blocks(warps, unit_bytes, 4 * stage_floats) if staged and search.most_cells else warps
     layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
@@ -327,10 +329,10 @@ def _one_per_team(
     return layout
 
 
-def _warps_of_two_blocks(warps: int, unit_bytes: int, warp_bytes: int) -> int:
-    """So many warps of a block, or some fewer with which two blocks fit on a multiprocessor."""
+def _warps_of_resident_blocks(warps: int, unit_bytes: int, warp_bytes: int) -> int:
+    """So many warps of a block that sorts agents into cells, or some fewer with which two fit on a multiprocessor."""
     for fewer in range(warps, FEWEST_CELL_WARPS - 1, -1):
-        if 2 * (unit_bytes + fewer * warp_bytes + 1024) <= SHARED_BYTES:
+        if RESIDENT_CELL_BLOCKS * (unit_bytes + fewer * warp_bytes + RESERVED_BYTES) <= SHARED_BYTES:
             return fewer
     return warps
 
