@@ -53,7 +53,7 @@ def test_a_warp_has_room_for_its_rows_and_candidates(agents: int, full: bool) ->
     if layout.rows_staged and layout.row_lanes == WARP:
         assert layout.warp_stage_floats >= 2 * (row + LINE_FLOATS)
     elif layout.rows_staged:
-        assert layout.warp_stage_floats >= WARP // layout.row_lanes * row + 2 * 2 * (LINE_FLOATS - 1)
+        assert layout.warp_stage_floats >= WARP // layout.row_lanes * row + LINE_FLOATS - 1
     if layout.rows_staged and layout.row_lanes < WARP and layout.search.most_cells and not layout.staged:
         room = -(-row // LINE_FLOATS) * LINE_FLOATS + LINE_FLOATS
         lists = WARP * layout.search.list_bytes // 4

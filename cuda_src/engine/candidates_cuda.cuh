@@ -231,6 +231,22 @@ class Candidates {
     return choose(query.at_x, query.at_y, limit, bound, marks.word, found);
   }
 
+  // The same by insertion, where few are marked.
+  template <int K>
+  METHOD bool insert_marked(const Query& query, const Marks& marks, int self, float limit, Nearest<K>& found) const {
+    if (!query.is_fit) return false;
+    found.clear();
+#pragma unroll
+    for (int w = 0; w < words; ++w) {
+#pragma unroll 1
+      for (unsigned left = marks.word[w]; left != 0; left &= left - 1) {
+        const int place = stride * w + __ffs(left);
+        if (place != self) found.insert(agent[place], distance_squared(place, query.at_x, query.at_y), limit);
+      }
+    }
+    return true;
+  }
+
   // The exact way, by insertion: adds all candidates to a list.
   template <int K>
   METHOD void insert(float at_x, float at_y, int self, float limit, Nearest<K>& found) const {

@@ -339,46 +339,47 @@ class Environment : public Declared, public Math, public Searcher {
     }
   }
 
-  // Each lane of a warp writes a row, or one of few lanes a part of it, and the warp stores them group by group.
+  // Each lane of a warp writes a row, or one of few lanes a part of it, and the warp stores them together.
   template <class Write>
   METHOD void write_rows_at_once(Range range, Write& write) {
     constexpr int rows = 32 / Geometry::row_lanes;
     auto* stage = reinterpret_cast<Observation*>(warp_memory_);
     const int lane = lane_ % 32;
-    for (int first = lane_ / 32 * rows; first < range.end(); first += warps_ * rows) {
+    Rows part;
+    for (int number = lane_ / 32; (part = rows_of_part<rows>(range, number)).count > 0; number += warps_) {
+      Observation* staged = stage + entries_off_line(part.row);
+      const int k = lane / Geometry::row_lanes;
       wait_for_stored_rows();
-      const int i = first + lane / Geometry::row_lanes;
-      if (range.has(i))
-        write(i, ObservationRow<Geometry::row_lanes>(staged_row<rows>(stage, first, i), lane % Geometry::row_lanes));
+      if (k < part.count)
+        write(part.first + k, ObservationRow<Geometry::row_lanes>(staged + k * part.size, lane % Geometry::row_lanes));
       __syncwarp();
-#pragma unroll
-      for (int g = 0; g < num_groups; ++g) {
-        const Range group = group_range(g);
-        const int from = Math::max(Math::max(group.first, range.first), first);
-        const int to = Math::min(Math::min(group.end(), range.end()), first + rows);
-        if (from < to)
-          store_rows(observation_row(from), staged_row<rows>(stage, first, from), (to - from) * observation_size(g),
-                     lane);
-      }
+      store_rows(part.row, staged, part.count * part.size, lane);
     }
   }
 
-  // Where agent i's row lies in the stage of agents `first`, …: the rows of each group end to end, as far off a line as
-  // in device memory.
-  template <int rows>
-  METHOD Observation* staged_row(Observation* stage, int first, int i) const {
-    Observation* place = stage;
+  // Some agents of a group, whose rows lie end to end.
+  struct Rows {
+    int first, count;
+    Observation* row;  // of the first
+    int size;          // of each
+  };
+
+  // Each group of a range in parts of at most so many agents, one after the other; empty from there on.
+  template <int most>
+  METHOD Rows rows_of_part(Range range, int number) const {
+    Rows part{};
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
       const Range group = group_range(g);
-      const int from = Math::max(group.first, first), to = Math::min(group.end(), first + rows);
-      if (from >= to) continue;
-      const int off_line = entries_off_line(observation_row(from));
-      if (group.has(i)) return place + off_line + (i - from) * observation_size(g);
-      place += ((to - from) * observation_size(g) + off_line + entries_of_line<Observation> - 1) &
-               -entries_of_line<Observation>;
+      const int start = Math::max(group.first, range.first), end = Math::min(group.end(), range.end());
+      const int parts = Math::max(end - start + most - 1, 0) / most, first = start + most * number;
+      if (number >= 0 && number < parts)
+        part = {first, Math::min(most, end - first),
+                observation_base_[g] + static_cast<std::size_t>(first - group.first) * observation_size(g),
+                observation_size(g)};
+      number -= parts;
     }
-    return place;
+    return part;
   }
 #endif
 };

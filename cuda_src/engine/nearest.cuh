@@ -26,13 +26,27 @@ struct Nearest {
     found = 0;
   }
 
-  // Adds agent j unless K others are nearer, or as near and of lower index. The list is shifted without branches.
+  // Adds agent j unless K others are nearer, or as near and of lower index.
   METHOD void insert(int j, float distance, float limit) {
-    const auto precedes = [&](int k) {
-      return (distance < distance_squared[k]) | ((distance == distance_squared[k]) & (j < index[k]));
-    };
-    if (!(distance < limit) || !precedes(K - 1)) return;
+    if (!(distance < limit) || !precedes(j, distance, K - 1)) return;
     found += found < K ? 1 : 0;
+    shift_in(j, distance, [&](int k) { return precedes(j, distance, k); });
+  }
+
+  // Adds agent j, whose index is higher than those of the list, unless K others are as near; does not count.
+  METHOD void insert_next(int j, float distance) {
+    if (K == 1 || distance < distance_squared[K - 1])
+      shift_in(j, distance, [&](int k) { return distance < distance_squared[k]; });
+  }
+
+ private:
+  METHOD bool precedes(int j, float distance, int k) const {
+    return (distance < distance_squared[k]) | ((distance == distance_squared[k]) & (j < index[k]));
+  }
+
+  // Shifts all whom agent j precedes, without branches.
+  template <class Precedes>
+  METHOD void shift_in(int j, float distance, Precedes precedes) {
 #pragma unroll(unrolled(K))
     for (int k = K - 1; k >= 0; --k) {
       const int above = k > 0 ? k - 1 : 0;
@@ -63,13 +77,16 @@ constexpr int most_of = MostOf<Agents>::value < Geometry::num_agents ? MostOf<Ag
 // What agent i finds, looking at everyone.
 template <int K, class Agents, class Eligible>
 METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search) {
+  const float at_x = search.x[i], at_y = search.y[i];
   Nearest<K> best;
   best.clear();
   for (int j = search.among.first; j < search.among.end(); ++j) {
-    if (j == i || !search.eligible(j)) continue;
-    const float dx = search.x[j] - search.x[i], dy = search.y[j] - search.y[i];
-    best.insert(j, dx * dx + dy * dy, search.limit);
+    const float dx = search.x[j] - at_x, dy = search.y[j] - at_y;
+    const float distance = dx * dx + dy * dy;
+    best.insert_next(j, (distance < search.limit) & (j != i) && search.eligible(j) ? distance : Math::infinity);
   }
+#pragma unroll(unrolled(K))
+  for (int k = 0; k < K; ++k) best.found += best.index[k] >= 0 ? 1 : 0;
   return best;
 }
 

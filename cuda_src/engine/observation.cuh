@@ -13,6 +13,14 @@ class ObservationRow {
   // Entry k; write each entry once.
   METHOD Observation& operator[](int k) const { return row_[k]; }
 
+  // Writes values to entries k, k + stride, k + 2 stride, …, all of them known before the first is written: on a GPU
+  // they are then waited for together, which a write between two reads would prevent.
+  template <class... Values>
+  METHOD void put(int k, int stride, Values... values) const {
+    int at = k - stride;
+    ((row_[at += stride] = values), ...);
+  }
+
   // Calls visit(k) for k = 0, …, count - 1, in no particular order: the way to fill a long row.
   template <class Visit>
   METHOD void each(int count, Visit visit) const {

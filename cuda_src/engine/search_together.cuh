@@ -151,7 +151,9 @@ class Searcher : public Team {
       const auto marks = candidates.mark(query, Math::min(bound, search.limit));
       if (!asking) continue;
       Nearest<K> found;
-      if (!candidates.sort_nearest(query, marks, self, search.limit, bound, found)) {
+      const bool is_known = near_only ? candidates.insert_marked(query, marks, self, search.limit, found)
+                                      : candidates.sort_nearest(query, marks, self, search.limit, bound, found);
+      if (!is_known) {
         found.clear();
         candidates.insert(query.at_x, query.at_y, self, search.limit, found);
       }

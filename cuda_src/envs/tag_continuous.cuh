@@ -78,11 +78,10 @@ struct TagContinuous : Environment {
     const Scale full = scale();
     each_observation(agents, [&](int i, auto row) {
       const Scale own = alive[i] ? full : Scale{0.0f, 0.0f, 0.0f, 0.0f};
+      const Motion mine = motion(i);
       row.each(others, [&](int k) {
         const int j = k < i ? k : k + 1;
-        write_other(i, j, row, k, others, own);
-        row[5 * others + k] = tagger.has(j);
-        row[6 * others + k] = alive[j];
+        write_other(row, k, others, mine, motion(j), own, tagger.has(j), alive[j]);
       });
       row[7 * others] = float(time) * own.per_episode;
     });
@@ -93,16 +92,12 @@ struct TagContinuous : Environment {
     const Scale full = scale();
     const auto others = nearest<observed>(agents, x, y, [&](int j) { return alive[j]; });
     each_observation(agents, others, [&](int i, auto row, auto neighbor) {
-      if (!alive[i]) {
-        row.each(7 * observed + 1, [&](int k) { row[k] = 0.0f; });
-        return;
-      }
+      if (!alive[i]) return row.each(7 * observed + 1, [&](int k) { row[k] = 0.0f; });
+      const Motion mine = motion(i);
       row.each(observed, [&](int k) {
         const bool there = k < neighbor.found;
-        const int j = there ? neighbor[k] : i;  // zeros where there is none
-        write_other(i, j, row, k, observed, full);
-        row[5 * observed + k] = there && tagger.has(j);
-        row[6 * observed + k] = there;
+        const int found = neighbor[k], j = there ? found : i;  // zeros where there is none
+        write_other(row, k, observed, mine, motion(j), full, there & tagger.has(j), there);
       });
       row[7 * observed] = float(time) * full.per_episode;
     });
@@ -117,13 +112,17 @@ struct TagContinuous : Environment {
             1.0f / float(episode_length)};
   }
 
-  // How agent j differs from agent i, as the k-th of `count` others in the observation.
+  struct Motion {
+    float x, y, speed, acceleration, direction;
+  };
+
+  METHOD Motion motion(int i) const { return {x[i], y[i], speed[i], acceleration[i], direction[i]}; }
+
+  // How another moves, seen from one's own place, as the k-th of `count` others in the observation.
   template <class Row>
-  METHOD void write_other(int i, int j, Row& row, int k, int count, const Scale& of) {
-    row[k] = (x[j] - x[i]) * of.per_diagonal;
-    row[count + k] = (y[j] - y[i]) * of.per_diagonal;
-    row[2 * count + k] = (speed[j] - speed[i]) * of.per_speed;
-    row[3 * count + k] = (acceleration[j] - acceleration[i]) * of.per_speed;
-    row[4 * count + k] = (direction[j] - direction[i]) * of.per_circle;
+  METHOD static void write_other(Row& row, int k, int count, Motion own, Motion its, Scale of, bool hunts, bool plays) {
+    row.put(k, count, (its.x - own.x) * of.per_diagonal, (its.y - own.y) * of.per_diagonal,
+            (its.speed - own.speed) * of.per_speed, (its.acceleration - own.acceleration) * of.per_speed,
+            (its.direction - own.direction) * of.per_circle, hunts, plays);
   }
 };

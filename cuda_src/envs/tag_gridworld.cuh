@@ -40,12 +40,7 @@ struct TagGridworld : Environment {
 
   METHOD void observe_everyone() {
     each_observation(agents, [&](int i, auto row) {
-      row.each(num_agents, [&](int j) {
-        row[j] = scaled(x[j]);
-        row[num_agents + j] = scaled(y[j]);
-        row[2 * num_agents + j] = runner.has(j);
-        row[3 * num_agents + j] = i == j;
-      });
+      row.each(num_agents, [&](int j) { row.put(j, num_agents, scaled(x[j]), scaled(y[j]), runner.has(j), i == j); });
       row[4 * num_agents] = float(time) / float(episode_length);
     });
   }

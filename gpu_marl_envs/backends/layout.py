@@ -267,21 +267,6 @@ def _one_per_team(
     agents = environment.num_agents
     chunks = -(-agents // WARP)
     search = _search_memory(environment)
-    if longest_row > LONGEST_COLLECTED_ROW:
-        row_lanes = WARP
-    else:
-        row_lanes = 4 if search.most_cells else 2 if search.candidates else 1
-    # Rows are shifted, group by group, to lie as far off a line as in device memory.
-    rows_staged = longest_row <= LONGEST_STAGED_ROW
-    if not rows_staged:
-        stage_floats = 0
-    elif row_lanes == WARP:
-        stage_floats = 2 * _align(-(-longest_row * entry_bytes // 4) + LINE_FLOATS, LINE_FLOATS)
-    else:
-        stage_floats = _align(WARP // row_lanes * longest_row * entry_bytes // 4, LINE_FLOATS)
-        stage_floats += 2 * LINE_FLOATS * len(environment.agent_groups)
-    if search.most_cells:  # between observations it holds a warp's candidates
-        stage_floats = max(stage_floats, _align(candidates_bytes(search.candidates, agents) // 4, LINE_FLOATS))
     team_warps = _team_warps(search, chunks)
     for staged in (True, False):
         blocks, most_warps = 1, team_warps
@@ -292,9 +277,7 @@ def _one_per_team(
                 lone_warps = RESIDENT_LONE_CELL_WARPS if search.most_cells else RESIDENT_LONE_WARPS
                 blocks = max(1, min(most_blocks, agents // (WARP * lone_warps)))
                 most_warps = min(lone_warps, chunks)
-        if not staged and search.most_cells and row_lanes < WARP:  # rows are written one by one, beside a warp's lists
-            room = _align(-(-longest_row * entry_bytes // 4), LINE_FLOATS) + LINE_FLOATS
-            stage_floats = max(stage_floats, WARP // row_lanes * room + WARP * search.list_bytes // 4)
+        row_lanes, stage_floats = _row_stage(agents, longest_row, entry_bytes, search, staged=staged)
         scratch_bytes = _align(max(4 * chunks, 8 * blocks * most_warps), 16)
         extra = {"scratch": 2 * scratch_bytes, "search": search.size}
         offsets, unit_bytes = _unit(environment, copies=1, staged=staged, actions=staged, extra=extra)
@@ -312,7 +295,7 @@ def _one_per_team(
         warps=warps,
         staged=staged,
         row_lanes=row_lanes,
-        rows_staged=rows_staged,
+        rows_staged=longest_row <= LONGEST_STAGED_ROW,
         actions_staged=staged,
         loads_record=True,
         scratch_bytes=scratch_bytes,
@@ -327,6 +310,35 @@ def _one_per_team(
         if collecting.shared_bytes <= shared_limit and collecting.resident_blocks * warps >= COLLECTING_WARPS:
             return collecting
     return layout
+
+
+def _row_stage(
+    agents: int, longest_row: int, entry_bytes: int, search: SearchMemory, *, staged: bool
+) -> tuple[int, int]:
+    """Lanes that write an observation together, and the memory that a warp has for its rows, in words.
+
+    Rows are shifted to lie as far off a line as in device memory. Between observations, the memory holds a warp's
+    candidates where agents are sorted into cells.
+    """
+    row_floats = -(-longest_row * entry_bytes // 4)
+    for_candidates = 0
+    if search.most_cells:
+        for_candidates = _align(candidates_bytes(search.candidates, agents) // 4, LINE_FLOATS)
+    if longest_row > LONGEST_STAGED_ROW:
+        return WARP, for_candidates
+    if longest_row > LONGEST_COLLECTED_ROW:
+        return WARP, max(2 * _align(row_floats + LINE_FLOATS, LINE_FLOATS), for_candidates)
+    if search.most_cells and not staged:  # rows are written one by one, beside a warp's lists
+        for_rows = WARP // 4 * (_align(row_floats, LINE_FLOATS) + LINE_FLOATS) + WARP * search.list_bytes // 4
+        return 4, max(for_rows, for_candidates)
+    row_lanes = 2 if search.candidates else 1
+
+    def for_rows() -> int:
+        return _align(WARP // row_lanes * longest_row * entry_bytes // 4, LINE_FLOATS) + LINE_FLOATS
+
+    if search.most_cells and for_rows() > for_candidates:
+        row_lanes = 4
+    return row_lanes, max(for_rows(), for_candidates)
 
 
 def _warps_of_resident_blocks(warps: int, unit_bytes: int, warp_bytes: int) -> int:
