@@ -76,6 +76,11 @@ class Candidates {
     return Math::square(at_x - center_x) + Math::square(at_y - center_y);
   }
 
+  // Whether a position lies as near to the center as this in both directions, or anywhere if nothing is scaled.
+  METHOD bool is_within(float at_x, float at_y, float along_x, float along_y) const {
+    return !(fabsf(scaled_x(at_x)) > along_x * scale) & !(fabsf(scaled_y(at_y)) > along_y * scale);
+  }
+
   // No candidate is farther from the center than `farthest`, which the scale takes to 32 or more, but less than 64.
   METHOD void set_reach(float farthest) {
     const bool is_fit = farthest > 1e-15f && farthest < 1e15f;
@@ -95,7 +100,7 @@ class Candidates {
   METHOD void put(int k, int who, float at_x, float at_y) const {
     position[place_of(k)] = {at_x, at_y};
     agent[place_of(k)] = static_cast<Index>(who);
-    const float x = (at_x - center_x) * scale, y = (at_y - center_y) * scale, norm = x * x + y * y;
+    const float x = scaled_x(at_x), y = scaled_y(at_y), norm = portable::multiply_add(x, x, y * y);
     const Pair high = pair_of(x, y), low = pair_of(x - first_of(high), y - second_of(high));
     const float high_norm = first_of(pair_of(norm, norm));
     put_operand(k, firsts_of(high, low), high, seconds_of(low, high), pair_of(high_norm, norm - high_norm));
@@ -121,12 +126,12 @@ class Candidates {
 
   // All lanes of a warp call this and what takes a query together.
   METHOD Query query(float at_x, float at_y) const {
-    const float x = (at_x - center_x) * scale, y = (at_y - center_y) * scale;
+    const float x = scaled_x(at_x), y = scaled_y(at_y);
     const float span = reach + fabsf(x) + fabsf(y);
     Query result;
     result.at_x = at_x;
     result.at_y = at_y;
-    result.norm = x * x + y * y;
+    result.norm = portable::multiply_add(x, x, y * y);
     result.slack = rounding * span * span;
     result.is_fit = scale > 0.0f && span < 4.0f * reach;  // so that squares are finite in half precision
     const Pair high = pair_of(-2.0f * x, -2.0f * y);
@@ -259,6 +264,10 @@ class Candidates {
   METHOD static constexpr int sorted_at_once() {
     return K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32;
   }
+
+  // Relative to the center, which takes no step of its own.
+  METHOD float scaled_x(float at_x) const { return portable::multiply_add(at_x, scale, -center_x * scale); }
+  METHOD float scaled_y(float at_y) const { return portable::multiply_add(at_y, scale, -center_y * scale); }
 
   METHOD static Pair row(const Query& query, int r) { return Pair{query.rows[r]}; }
 

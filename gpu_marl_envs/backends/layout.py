@@ -280,8 +280,8 @@ def _one_per_team(
     else:
         stage_floats = _align(WARP // row_lanes * longest_row * entry_bytes // 4, LINE_FLOATS)
         stage_floats += 2 * LINE_FLOATS * len(environment.agent_groups)
-    if search.most_cells:  # between observations it holds a warp's candidates
-        stage_floats = max(stage_floats, _align(candidates_bytes(search.candidates, agents) // 4, LINE_FLOATS))
+    if search.most_cells:  # between observations it holds a warp's candidates, and a byte of each lane
+        stage_floats = max(stage_floats, _align((candidates_bytes(search.candidates, agents) + WARP) // 4, LINE_FLOATS))
     team_warps = _team_warps(search, chunks)
     for staged in (True, False):
         blocks, most_warps = 1, team_warps
