@@ -90,11 +90,12 @@ class Candidates {
   }
 
   // The place of the k-th candidate. Lane t of a quad marks two of each 8: of the first ones in word t, of others in a
-  // half of word 4 or 5.
+  // half of word 4 or 5. There lane t starts at bit 0, 17, 1, or 18, so that places are a multiple of t apart as well.
   METHOD static int place_of(int k) {
-    const unsigned at = k, lane = at / 2 % 4, bit = (at / 4 & ~1u) | (~at & 1);
-    if (at < in_own_word) return stride * lane + 1 + bit;
-    return stride * (4 + lane / 2) + 1 + lane % 2 * 16 + bit - in_own_word / 4;
+    const int lane = k >> 1 & 3, bit = (k >> 2 & ~1) | (~k & 1);
+    int place = stride * lane + bit;
+    if (words > 4 && k >= in_own_word) place = (stride + 1) / 2 * lane + bit + 4 * stride - in_own_word / 4;
+    return place + 1;
   }
 
   METHOD void put(int k, int who, float at_x, float at_y) const {
@@ -216,8 +217,8 @@ class Candidates {
     for (int r = 0; r < 4; ++r) marks.word[r] = part[r];
     if constexpr (words > 4) {
       mark_part(query, start, in_own_word, end, part);
-      marks.word[4] = part[0] | part[1] << 16;
-      marks.word[5] = part[2] | part[3] << 16;
+      marks.word[4] = part[0] | part[1] << 17;
+      marks.word[5] = part[2] << 1 | part[3] << 18;
     }
     return marks;
   }
@@ -247,9 +248,9 @@ class Candidates {
   }
 
  private:
-  static constexpr int in_own_word = 112;                // candidates whose marks are in words 0 to 3
-  static constexpr int place_bits = words == 4 ? 7 : 8;  // of a candidate's place
-  static constexpr unsigned none = 0x7f800000u;          // from here on keys, and distances, stand for nobody
+  static constexpr int in_own_word = words == 4 ? 112 : 128;  // candidates whose marks are in words 0 to 3
+  static constexpr int place_bits = words == 4 ? 7 : 8;       // of a candidate's place
+  static constexpr unsigned none = 0x7f800000u;               // from here on keys, and distances, stand for nobody
   static_assert(capacity <= 176 && capacity % batch == 0, "a place has eight bits");
 
   static constexpr float reach = 64.0f;  // of scaled candidates

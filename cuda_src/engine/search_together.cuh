@@ -257,13 +257,13 @@ class Searcher : public Team {
         Geometry::most_cells == 0 || Candidates<Geometry::candidates>::bytes + 32 <= 4 * Geometry::warp_stage_floats,
         "room for the candidates of a warp, as in layout.py");
     Candidates<Geometry::candidates> candidates(warp_memory_, lane_ % 32);
-    std::uint8_t* own = warp_memory_ + Candidates<Geometry::candidates>::bytes;  // the places of these agents
+    auto* own = reinterpret_cast<std::uint8_t*>(candidates.operand) + candidates.bytes;  // the places of these agents
     const float within = limit < Math::infinity ? radius(limit) : limit;
     const int at = Math::min(first + lane_ % 32, cells.size - 1);
     const float at_x = cells.position[at].x, at_y = cells.position[at].y;
     Box box = box_of_warp(at_x, at_y, true);
     const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
-    float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within);
+    float distance = is_huge ? Math::infinity : Math::min(first_distance_around(box, cells), within);
     float bound = Math::infinity;
     bool is_done = false;
     Nearest<K> found;
@@ -295,6 +295,18 @@ class Searcher : public Team {
       distance = Math::min(max_of_warp(is_done ? 0.0f : needed), 2.0f * distance);
       box = box_of_warp(at_x, at_y, !is_done);
     }
+  }
+
+  // How far to look for candidates at first: farther at the sides of the field, where fewer stand around.
+  METHOD static float first_distance_around(const Box& box, const Cells& cells) {
+    const auto is_at_side = [](float low, float high, float field_low, float per_cell, int count) {
+      const float from_low = (low - field_low) * per_cell, from_high = count - (high - field_low) * per_cell;
+      return Math::min(from_low, from_high) < 1.0f;
+    };
+    float distance = first_distance * cells.width();
+    if (is_at_side(box.low_x, box.high_x, cells.low_x, cells.per_width, cells.columns)) distance *= farther_at_side;
+    if (is_at_side(box.low_y, box.high_y, cells.low_y, cells.per_height, cells.rows)) distance *= farther_at_side;
+    return distance;
   }
 
   // Where the next 32 agents start of whom a warp takes care, for its first lane.
