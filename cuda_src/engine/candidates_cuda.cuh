@@ -90,7 +90,7 @@ class Candidates {
   }
 
   // The place of the k-th candidate. Lane t of a quad marks two of each 8: of the first ones in word t, of others in a
-  // half of word 4 or 5. There lane t starts at bit 0, 17, 1, or 18, so that places are a multiple of t apart as well.
+  // half of word 4 or 5, from bit 0, 17, 1, or 18 on, so that these start at places equally far apart as well.
   METHOD static int place_of(int k) {
     const int lane = k >> 1 & 3, bit = (k >> 2 & ~1) | (~k & 1);
     int place = stride * lane + bit;
@@ -266,7 +266,7 @@ class Candidates {
     return K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32;
   }
 
-  // Relative to the center, which takes no step of its own.
+  // Relative to the center, in one step.
   METHOD float scaled_x(float at_x) const { return portable::multiply_add(at_x, scale, -center_x * scale); }
   METHOD float scaled_y(float at_y) const { return portable::multiply_add(at_y, scale, -center_y * scale); }
 

@@ -10,7 +10,7 @@
 #include "range.cuh"
 
 constexpr float first_distance = 1.9f;   // in which to look for candidates, in widths of a cell
-constexpr float farther_at_side = 1.2f;  // the same for those in outer cells, in whose direction there are half as many
+constexpr float farther_at_side = 1.2f;  // the same for boxes that touch outer cells: fewer stand around them
 
 struct CellGrid {
   int* start;  // [rows * columns + 1] where each cell's agents start

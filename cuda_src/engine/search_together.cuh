@@ -15,7 +15,8 @@
 
 constexpr int few = 24;  // agents, of whom it is faster to look at each than to bring them together
 
-constexpr int at_once = Geometry::staged ? 1 : 4;  // agents that a lane loads before it looks at the first
+constexpr int at_once = Geometry::staged ? 1 : 4;             // agents that a lane loads before it looks at the first
+constexpr int candidates_at_once = Geometry::staged ? 1 : 3;  // the same where a warp loads about 150, 32 at a time
 
 using NeighborIndex = Candidates<Geometry::candidates>::Index;
 
@@ -248,16 +249,16 @@ class Searcher : public Team {
   }
 
  private:
-  // What the agents of a warp find, who are those from the place `first` of the cells on. Candidates are those within
-  // some distance of the box around all of them: at first a distance that should do, then, for those of whose K nearest
-  // one lies farther off, one that does.
+  // What the 32 agents from the place `first` of the cells on find, each lane for one. Candidates are those within some
+  // distance of the box around all of them: at first a distance that should do, then, for those of whose K nearest one
+  // lies farther off, one that does.
   template <int K>
   METHOD Nearest<K> nearest_of_part(const Cells& cells, int first, float limit) const {
     static_assert(
         Geometry::most_cells == 0 || Candidates<Geometry::candidates>::bytes + 32 <= 4 * Geometry::warp_stage_floats,
         "room for the candidates of a warp, as in layout.py");
     Candidates<Geometry::candidates> candidates(warp_memory_, lane_ % 32);
-    auto* own = reinterpret_cast<std::uint8_t*>(candidates.operand) + candidates.bytes;  // the places of these agents
+    std::uint8_t* own = warp_memory_ + Candidates<Geometry::candidates>::bytes;  // the agents' places as candidates
     const float within = limit < Math::infinity ? radius(limit) : limit;
     const int at = Math::min(first + lane_ % 32, cells.size - 1);
     const float at_x = cells.position[at].x, at_y = cells.position[at].y;
@@ -281,13 +282,13 @@ class Searcher : public Team {
       }
       const bool is_marked = number <= Geometry::candidates;
       const auto marks = candidates.mark(query, Math::min(bound, limit));
-      const int self = own[at - first];
+      const int self = own[lane_ % 32];
       const bool is_sorted = is_done || (is_marked && candidates.sort_nearest(query, marks, self, limit, bound, found));
       if (!is_sorted) found.clear();
 #pragma unroll 1
       for (int skip = 0; skip < number; skip += Geometry::candidates) {
         if (skip > 0) load(candidates, cells, box, distance, skip, first, own);
-        if (!is_sorted) candidates.insert(at_x, at_y, own[at - first], limit, found);
+        if (!is_sorted) candidates.insert(at_x, at_y, own[lane_ % 32], limit, found);
       }
       const float needed = Math::min(radius(found.distance_squared[K - 1]), within);
       is_done = is_done || needed <= distance || !(distance < cells.extent());
@@ -315,8 +316,8 @@ class Searcher : public Team {
   METHOD static int of_first_lane(int value) { return __shfl_sync(~0u, value, 0); }
 
   // Agents within some distance of a box become a warp's candidates, the first `skip` of them left out and no more than
-  // there is room for. Returns how many there are in all. Of the 32 agents from the place `first` of the cells on,
-  // notes which candidates they are.
+  // there is room for. Returns how many there are in all. Those of the 32 agents from `first` on who are among them get
+  // to know their places, the others 0.
   template <class Candidates>
   METHOD int load(Candidates& candidates, const Cells& cells, const Box& box, float distance, int skip, int first,
                   std::uint8_t* own) const {
@@ -330,16 +331,17 @@ class Searcher : public Team {
     const float along_x = Math::max(reached.high_x - candidates.center_x, candidates.center_x - reached.low_x);
     const float along_y = Math::max(reached.high_y - candidates.center_y, candidates.center_y - reached.low_y);
     candidates.set_reach(1.4143f * Math::max(along_x, along_y));
-    own[lane] = 0;  // no place of a candidate
+    own[lane] = 0;
     __syncwarp();
 #pragma unroll 1
     for (int first_row = cells.row_of(reached.low_y); first_row <= last_row; first_row += 32) {
-      // Each lane looks a row up. The places of all these stretches are numbered through.
+      // Each lane looks a row up. The places in all these stretches are numbered through, for lanes to take 32 in turn.
       const int rows = Math::min(last_row - first_row + 1, 32);
       Range stretch{0, 0};
       if (lane < rows) stretch = cells.stretch(first_row + lane, first_column, last_column);
       const int total = __reduce_add_sync(~0u, stretch.size);
-      int row = 0, end = 0, shift = 0;  // the rows before `row` end at number `end`; from numbers of the last to places
+      int row = 0, end = 0;  // where the numbers of the rows before this one end
+      int shift = 0;         // from a number of the last of these to the place
       const auto next_place = [&](int from) {
         const int number = Math::min(from + lane, total - 1);
         int place = number + shift;
@@ -352,19 +354,19 @@ class Searcher : public Team {
         return place;
       };
 #pragma unroll 1
-      for (int from = 0; from < total; from += 32 * at_once) {
-        int place[at_once], who[at_once];
-        float2 its[at_once];
+      for (int from = 0; from < total; from += 32 * candidates_at_once) {
+        int place[candidates_at_once], who[candidates_at_once];
+        float2 its[candidates_at_once];
 #pragma unroll
-        for (int k = 0; k < at_once; ++k) {
+        for (int k = 0; k < candidates_at_once; ++k) {
           place[k] = next_place(from + 32 * k);
           its[k] = cells.position[place[k]];
           who[k] = cells.agent[place[k]];
         }
 #pragma unroll
-        for (int k = 0; k < at_once; ++k) {
-          const bool taken = (from + 32 * k + lane < total) & (who[k] < Cells::bystander) &
-                             candidates.is_within(its[k].x, its[k].y, along_x, along_y);
+        for (int k = 0; k < candidates_at_once; ++k) {
+          const bool taken = candidates.is_within(its[k].x, its[k].y, along_x, along_y) & (who[k] < Cells::bystander) &
+                             (from + 32 * k + lane < total);
           const unsigned takers = __ballot_sync(~0u, taken);
           const int candidate = size + __popc(takers & ((1u << lane) - 1));
           if (taken && candidate >= 0 && candidate < Candidates::capacity) {
