@@ -315,7 +315,7 @@ int main() {
   std::vector<float> scratch(1024);
   std::unique_ptr<unsigned char, decltype(&std::free)> team_memory(
       static_cast<unsigned char*>(std::aligned_alloc(16, SEARCH_BYTES)), &std::free);
-  const std::size_t warp_bytes = Candidates<Geometry::candidates>::bytes;
+  const std::size_t warp_bytes = 4 * Geometry::warp_stage_floats;
   std::unique_ptr<unsigned char, decltype(&std::free)> warp_memory(
       static_cast<unsigned char*>(std::aligned_alloc(16, WARPS * warp_bytes)), &std::free);
   std::barrier<> turn(32 * WARPS + 1);

@@ -59,7 +59,7 @@ def test_a_warp_has_room_for_its_rows_and_candidates(agents: int, full: bool) ->
         lists = WARP * layout.search.list_bytes // 4
         assert layout.warp_stage_floats >= WARP // layout.row_lanes * room + lists
     if layout.search.most_cells:
-        assert 4 * layout.warp_stage_floats >= candidates_bytes(layout.search.candidates, agents)
+        assert 4 * layout.warp_stage_floats >= candidates_bytes(layout.search.candidates, agents) + WARP
     assert layout.warp_stage_floats % LINE_FLOATS == 0 and layout.unit_bytes % (4 * LINE_FLOATS) == 0
 
 

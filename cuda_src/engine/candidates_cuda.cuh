@@ -76,6 +76,11 @@ class Candidates {
     return Math::square(at_x - center_x) + Math::square(at_y - center_y);
   }
 
+  // Whether a position lies as near to the center as this in both directions, or anywhere if nothing is scaled.
+  METHOD bool is_within(float at_x, float at_y, float along_x, float along_y) const {
+    return !(fabsf(scaled_x(at_x)) > along_x * scale) & !(fabsf(scaled_y(at_y)) > along_y * scale);
+  }
+
   // No candidate is farther from the center than `farthest`, which the scale takes to 32 or more, but less than 64.
   METHOD void set_reach(float farthest) {
     const bool is_fit = farthest > 1e-15f && farthest < 1e15f;
@@ -85,17 +90,18 @@ class Candidates {
   }
 
   // The place of the k-th candidate. Lane t of a quad marks two of each 8: of the first ones in word t, of others in a
-  // half of word 4 or 5.
+  // half of word 4 or 5, from bit 0, 17, 1, or 18 on, so that these start at places equally far apart as well.
   METHOD static int place_of(int k) {
-    const unsigned at = k, lane = at / 2 % 4, bit = (at / 4 & ~1u) | (~at & 1);
-    if (at < in_own_word) return stride * lane + 1 + bit;
-    return stride * (4 + lane / 2) + 1 + lane % 2 * 16 + bit - in_own_word / 4;
+    const int lane = k >> 1 & 3, bit = (k >> 2 & ~1) | (~k & 1);
+    int place = stride * lane + bit;
+    if (words > 4 && k >= in_own_word) place = (stride + 1) / 2 * lane + bit + 4 * stride - in_own_word / 4;
+    return place + 1;
   }
 
   METHOD void put(int k, int who, float at_x, float at_y) const {
     position[place_of(k)] = {at_x, at_y};
     agent[place_of(k)] = static_cast<Index>(who);
-    const float x = (at_x - center_x) * scale, y = (at_y - center_y) * scale, norm = x * x + y * y;
+    const float x = scaled_x(at_x), y = scaled_y(at_y), norm = portable::multiply_add(x, x, y * y);
     const Pair high = pair_of(x, y), low = pair_of(x - first_of(high), y - second_of(high));
     const float high_norm = first_of(pair_of(norm, norm));
     put_operand(k, firsts_of(high, low), high, seconds_of(low, high), pair_of(high_norm, norm - high_norm));
@@ -121,12 +127,12 @@ class Candidates {
 
   // All lanes of a warp call this and what takes a query together.
   METHOD Query query(float at_x, float at_y) const {
-    const float x = (at_x - center_x) * scale, y = (at_y - center_y) * scale;
+    const float x = scaled_x(at_x), y = scaled_y(at_y);
     const float span = reach + fabsf(x) + fabsf(y);
     Query result;
     result.at_x = at_x;
     result.at_y = at_y;
-    result.norm = x * x + y * y;
+    result.norm = portable::multiply_add(x, x, y * y);
     result.slack = rounding * span * span;
     result.is_fit = scale > 0.0f && span < 4.0f * reach;  // so that squares are finite in half precision
     const Pair high = pair_of(-2.0f * x, -2.0f * y);
@@ -211,8 +217,8 @@ class Candidates {
     for (int r = 0; r < 4; ++r) marks.word[r] = part[r];
     if constexpr (words > 4) {
       mark_part(query, start, in_own_word, end, part);
-      marks.word[4] = part[0] | part[1] << 16;
-      marks.word[5] = part[2] | part[3] << 16;
+      marks.word[4] = part[0] | part[1] << 17;
+      marks.word[5] = part[2] << 1 | part[3] << 18;
     }
     return marks;
   }
@@ -258,9 +264,9 @@ class Candidates {
   }
 
  private:
-  static constexpr int in_own_word = 112;                // candidates whose marks are in words 0 to 3
-  static constexpr int place_bits = words == 4 ? 7 : 8;  // of a candidate's place
-  static constexpr unsigned none = 0x7f800000u;          // from here on keys, and distances, stand for nobody
+  static constexpr int in_own_word = words == 4 ? 112 : 128;  // candidates whose marks are in words 0 to 3
+  static constexpr int place_bits = words == 4 ? 7 : 8;       // of a candidate's place
+  static constexpr unsigned none = 0x7f800000u;               // from here on keys, and distances, stand for nobody
   static_assert(capacity <= 176 && capacity % batch == 0, "a place has eight bits");
 
   static constexpr float reach = 64.0f;  // of scaled candidates
@@ -275,6 +281,10 @@ class Candidates {
   METHOD static constexpr int sorted_at_once() {
     return K < 4 ? 4 : K < 7 ? 8 : K < 15 ? 16 : 32;
   }
+
+  // Relative to the center, in one step.
+  METHOD float scaled_x(float at_x) const { return portable::multiply_add(at_x, scale, -center_x * scale); }
+  METHOD float scaled_y(float at_y) const { return portable::multiply_add(at_y, scale, -center_y * scale); }
 
   METHOD static Pair row(const Query& query, int r) { return Pair{query.rows[r]}; }
 

@@ -9,7 +9,8 @@
 #include "portable.cuh"
 #include "range.cuh"
 
-constexpr float first_distance = 1.9f;  // in which to look for candidates, in widths of a cell
+constexpr float first_distance = 1.9f;   // in which to look for candidates, in widths of a cell
+constexpr float farther_at_side = 1.2f;  // the same for boxes that touch outer cells: fewer stand around them
 
 struct CellGrid {
   int* start;  // [rows * columns + 1] where each cell's agents start
@@ -34,9 +35,9 @@ struct CellGrid {
 
   // Where the agents of some cells of a row start and end.
   METHOD Range stretch(int row, int first_column, int last_column) const {
-    const int one = cell(row, first_column), other = cell(row, last_column);
-    const int first = start[Math::min(one, other)];
-    return {first, start[Math::max(one, other) + 1] - first};
+    const int cell = row * columns + (row % 2 == 0 ? first_column : columns - 1 - last_column);
+    const int first = start[cell];
+    return {first, start[cell + last_column - first_column + 1] - first};
   }
 
   // Cells for `count` agents between two corners, with about `per_cell` in each.
@@ -56,7 +57,8 @@ struct CellGrid {
   METHOD int cell(int row, int column) const { return row * columns + (row % 2 == 0 ? column : columns - 1 - column); }
 
   METHOD static int index(float at, float low, float per_length, int count) {
-    return static_cast<int>(Math::clip((at - low) * per_length, 0.0f, static_cast<float>(count - 1)));
+    const float cell = portable::at_least((at - low) * per_length, 0.0f);
+    return static_cast<int>(portable::at_most(cell, static_cast<float>(count - 1)));
   }
 };
 

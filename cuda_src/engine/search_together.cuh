@@ -15,7 +15,8 @@
 
 constexpr int few = 24;  // agents, of whom it is faster to look at each than to bring them together
 
-constexpr int at_once = Geometry::staged ? 1 : 4;  // agents that a lane loads before it looks at the first
+constexpr int at_once = Geometry::staged ? 1 : 4;             // agents that a lane loads before it looks at the first
+constexpr int candidates_at_once = Geometry::staged ? 1 : 3;  // the same where a warp loads about 150, 32 at a time
 
 using NeighborIndex = Candidates<Geometry::candidates>::Index;
 
@@ -226,7 +227,7 @@ class Searcher : public Team {
       int i = first - end_of_cells + lane;
       if (first < end_of_cells) {
         wait_for_stored_rows();
-        found = nearest_of_part<K>(cells, Math::min(first + lane, cells.size - 1), search.limit);
+        found = nearest_of_part<K>(cells, first, search.limit);
         i = first + lane < cells.size ? cells.agent_at(first + lane) : -1;
         if (i >= 0 && !asks(i)) i = -1;
       } else if (i >= others || (asks(i) && is_somewhere(search, i))) {
@@ -250,27 +251,28 @@ class Searcher : public Team {
   }
 
  private:
-  // What the agents of a warp find, each of them `at` a place in the cells. Candidates are those within some distance
-  // of the box around all of them: at first a distance that should do, then, for those of whose K nearest one lies
-  // farther off, one that does.
+  // What the 32 agents from the place `first` of the cells on find, each lane for one. Candidates are those within some
+  // distance of the box around all of them: at first a distance that should do, then, for those of whose K nearest one
+  // lies farther off, one that does.
   template <int K>
-  METHOD Nearest<K> nearest_of_part(const Cells& cells, int at, float limit) const {
+  METHOD Nearest<K> nearest_of_part(const Cells& cells, int first, float limit) const {
     static_assert(
-        Geometry::most_cells == 0 || Candidates<Geometry::candidates>::bytes <= 4 * Geometry::warp_stage_floats,
+        Geometry::most_cells == 0 || Candidates<Geometry::candidates>::bytes + 32 <= 4 * Geometry::warp_stage_floats,
         "room for the candidates of a warp, as in layout.py");
     Candidates<Geometry::candidates> candidates(warp_memory_, lane_ % 32);
-    const float within = radius(limit);
+    std::uint8_t* own = warp_memory_ + Candidates<Geometry::candidates>::bytes;  // the agents' places as candidates
+    const float within = limit < Math::infinity ? radius(limit) : limit;
+    const int at = Math::min(first + lane_ % 32, cells.size - 1);
     const float at_x = cells.position[at].x, at_y = cells.position[at].y;
     Box box = box_of_warp(at_x, at_y, true);
     const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
-    float distance = is_huge ? Math::infinity : Math::min(first_distance * cells.width(), within);
+    float distance = is_huge ? Math::infinity : Math::min(first_distance_around(box, cells), within);
     float bound = Math::infinity;
     bool is_done = false;
     Nearest<K> found;
 #pragma unroll 1
     for (bool is_first = true;; is_first = false) {
-      int self;
-      const int number = load(candidates, cells, box, distance, 0, at, self);
+      const int number = load(candidates, cells, box, distance, 0, first, own);
       const auto query = candidates.query(at_x, at_y);
       bound = fminf(bound, candidates.template bound<K>(query));
       if (number > Geometry::candidates && is_first) {  // a crowd: look no farther than needed
@@ -282,12 +284,13 @@ class Searcher : public Team {
       }
       const bool is_marked = number <= Geometry::candidates;
       const auto marks = candidates.mark(query, Math::min(bound, limit));
+      const int self = own[lane_ % 32];
       const bool is_sorted = is_done || (is_marked && candidates.sort_nearest(query, marks, self, limit, bound, found));
       if (!is_sorted) found.clear();
 #pragma unroll 1
       for (int skip = 0; skip < number; skip += Geometry::candidates) {
-        if (skip > 0) load(candidates, cells, box, distance, skip, at, self);
-        if (!is_sorted) candidates.insert(at_x, at_y, self, limit, found);
+        if (skip > 0) load(candidates, cells, box, distance, skip, first, own);
+        if (!is_sorted) candidates.insert(at_x, at_y, own[lane_ % 32], limit, found);
       }
       const float needed = Math::min(radius(found.distance_squared[K - 1]), within);
       is_done = is_done || needed <= distance || !(distance < cells.extent());
@@ -297,71 +300,86 @@ class Searcher : public Team {
     }
   }
 
+  // How far to look for candidates at first: farther at the sides of the field, where fewer stand around.
+  METHOD static float first_distance_around(const Box& box, const Cells& cells) {
+    const auto is_at_side = [](float low, float high, float field_low, float per_cell, int count) {
+      const float from_low = (low - field_low) * per_cell, from_high = count - (high - field_low) * per_cell;
+      return Math::min(from_low, from_high) < 1.0f;
+    };
+    float distance = first_distance * cells.width();
+    if (is_at_side(box.low_x, box.high_x, cells.low_x, cells.per_width, cells.columns)) distance *= farther_at_side;
+    if (is_at_side(box.low_y, box.high_y, cells.low_y, cells.per_height, cells.rows)) distance *= farther_at_side;
+    return distance;
+  }
+
   // Where the next 32 agents start of whom a warp takes care, for its first lane.
   METHOD int next_part(const Cells& cells) const { return lane_ % 32 == 0 ? atomicAdd(cells.taken, 32) : 0; }
 
   METHOD static int of_first_lane(int value) { return __shfl_sync(~0u, value, 0); }
 
   // Agents within some distance of a box become a warp's candidates, the first `skip` of them left out and no more than
-  // there is room for. Returns how many there are in all; `self` becomes the place of the agent `at` in the cells.
+  // there is room for. Returns how many there are in all. Those of the 32 agents from `first` on who are among them get
+  // to know their places, the others 0.
   template <class Candidates>
-  METHOD int load(Candidates& candidates, const Cells& cells, const Box& box, float distance, int skip, int at,
-                  int& self) const {
+  METHOD int load(Candidates& candidates, const Cells& cells, const Box& box, float distance, int skip, int first,
+                  std::uint8_t* own) const {
     const int lane = lane_ % 32;
     const Box reached = box.grown(distance);
     const int first_column = cells.column_of(reached.low_x), last_column = cells.column_of(reached.high_x);
     const int last_row = cells.row_of(reached.high_y);
     int size = -skip;
-    self = -1;
-    candidates.center_x = box.low_x;
-    candidates.center_y = box.low_y;
-    const float along_x = Math::max(reached.high_x - box.low_x, box.low_x - reached.low_x);
-    const float along_y = Math::max(reached.high_y - box.low_y, box.low_y - reached.low_y);
+    candidates.center_x = 0.5f * box.low_x + 0.5f * box.high_x;
+    candidates.center_y = 0.5f * box.low_y + 0.5f * box.high_y;
+    const float along_x = Math::max(reached.high_x - candidates.center_x, candidates.center_x - reached.low_x);
+    const float along_y = Math::max(reached.high_y - candidates.center_y, candidates.center_y - reached.low_y);
     candidates.set_reach(1.4143f * Math::max(along_x, along_y));
+    own[lane] = 0;
     __syncwarp();
 #pragma unroll 1
     for (int first_row = cells.row_of(reached.low_y); first_row <= last_row; first_row += 32) {
-      // Each lane looks a row up.
+      // Each lane looks a row up. The places in all these stretches are numbered through, for lanes to take 32 in turn.
       const int rows = Math::min(last_row - first_row + 1, 32);
       Range stretch{0, 0};
       if (lane < rows) stretch = cells.stretch(first_row + lane, first_column, last_column);
-      int row = -1, next = 0, end = 0;  // the next 32 places at most of the cells
-      const auto go_on = [&] {
-        next += 32;
-        while (next >= end && row < rows - 1) {
-          ++row;
-          next = __shfl_sync(~0u, stretch.first, row);
-          end = __shfl_sync(~0u, stretch.end(), row);
-        }
-      };
-      go_on();
+      const int total = __reduce_add_sync(~0u, stretch.size);
+      int row = 0, end = 0;  // where the numbers of the rows before this one end
+      int shift = 0;         // from a number of the last of these to the place
+      const auto next_place = [&](int from) {
+        const int number = Math::min(from + lane, total - 1);
+        int place = number + shift;
 #pragma unroll 1
-      while (next < end) {
-        int from[at_once], who[at_once];
-        float2 its[at_once];
+        while (end < Math::min(from + 32, total)) {
+          shift = __shfl_sync(~0u, stretch.first, row) - end;
+          if (number >= end) place = number + shift;
+          end += __shfl_sync(~0u, stretch.size, row++);
+        }
+        return place;
+      };
+#pragma unroll 1
+      for (int from = 0; from < total; from += 32 * candidates_at_once) {
+        int place[candidates_at_once], who[candidates_at_once];
+        float2 its[candidates_at_once];
 #pragma unroll
-        for (int k = 0; k < at_once; ++k) {
-          from[k] = next;
-          who[k] = Cells::bystander;
-          if (next + lane < end) {
-            its[k] = cells.position[next + lane];
-            who[k] = cells.agent[next + lane];
-          }
-          go_on();
+        for (int k = 0; k < candidates_at_once; ++k) {
+          place[k] = next_place(from + 32 * k);
+          its[k] = cells.position[place[k]];
+          who[k] = cells.agent[place[k]];
         }
 #pragma unroll
-        for (int k = 0; k < at_once; ++k) {
-          const bool taken = who[k] < Cells::bystander && reached.has(its[k].x, its[k].y);
+        for (int k = 0; k < candidates_at_once; ++k) {
+          const bool taken = candidates.is_within(its[k].x, its[k].y, along_x, along_y) & (who[k] < Cells::bystander) &
+                             (from + 32 * k + lane < total);
           const unsigned takers = __ballot_sync(~0u, taken);
-          const int place = size + __popc(takers & ((1u << lane) - 1));
-          if (taken && place >= 0 && place < Candidates::capacity) candidates.put(place, who[k], its[k].x, its[k].y);
-          const unsigned own = static_cast<unsigned>(at - from[k]);
-          if (own < 32 && (takers >> own & 1) != 0) self = size + __popc(takers & ((1u << own) - 1));
+          const int candidate = size + __popc(takers & ((1u << lane) - 1));
+          if (taken && candidate >= 0 && candidate < Candidates::capacity) {
+            candidates.put(candidate, who[k], its[k].x, its[k].y);
+            if (static_cast<unsigned>(place[k] - first) < 32)
+              own[place[k] - first] = static_cast<std::uint8_t>(candidates.place_of(candidate));
+          }
           size += __popc(takers);
         }
       }
     }
-    self = self >= 0 && self < Candidates::capacity ? candidates.place_of(self) : -1;
     candidates.size = Math::min(size, Candidates::capacity);
     candidates.close(lane);
     __syncwarp();

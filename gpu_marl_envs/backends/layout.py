@@ -318,12 +318,12 @@ def _row_stage(
     """Lanes that write an observation together, and the memory that a warp has for its rows, in words.
 
     Rows are shifted to lie as far off a line as in device memory. Between observations, the memory holds a warp's
-    candidates where agents are sorted into cells.
+    candidates, and a byte of each lane, where agents are sorted into cells.
     """
     row_floats = -(-longest_row * entry_bytes // 4)
     for_candidates = 0
     if search.most_cells:
-        for_candidates = _align(candidates_bytes(search.candidates, agents) // 4, LINE_FLOATS)
+        for_candidates = _align((candidates_bytes(search.candidates, agents) + WARP) // 4, LINE_FLOATS)
     if longest_row > LONGEST_STAGED_ROW:
         return WARP, for_candidates
     if longest_row > LONGEST_COLLECTED_ROW:

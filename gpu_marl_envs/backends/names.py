@@ -17,9 +17,9 @@ _ENGINE = frozenset(
     observation_size observation_row observation_offset action_width action_count action_size action_slab action_index
     within_space episode seed is_over leave account forget_sums load_counters store_counters only_if any_active
     is_leader synchronize join each_staged_observation prepare neighbors gather load add_up tally those plays found_by
-    staged_row is_candidate is_somewhere write_list box_of_warp max_of_warp sum_tree sum_parts least_of_warp
+    rows_of_part is_candidate is_somewhere write_list box_of_warp max_of_warp sum_tree sum_parts least_of_warp
     search_in_cells searches_in_cells sort_into_cells list_nearest list_nearest_together list_in_cells nearest_of_part
-    use_memory next_part of_first_lane most_of observe_in_cells longest_row arguments visit
+    use_memory next_part of_first_lane most_of observe_in_cells longest_row arguments visit first_distance_around
     allowed masks_actions any_masks most_choices write_masks
     """.split()
 )
