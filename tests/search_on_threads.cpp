@@ -132,6 +132,7 @@ static float __uint_as_float(std::uint32_t bits) {
   return value;
 }
 static int __popc(unsigned bits) { return __builtin_popcount(bits); }
+static int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 static int __clz(unsigned bits) { return bits ? __builtin_clz(bits) : 32; }
 static unsigned __funnelshift_l(unsigned low, unsigned high, int by) {
   return static_cast<unsigned>(((static_cast<std::uint64_t>(high) << 32 | low) << (by & 31)) >> 32);
