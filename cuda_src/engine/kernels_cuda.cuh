@@ -14,6 +14,7 @@ class DeviceCopy : public Episode<Rules> {
     arguments_ = &arguments;
     copy_ = blockIdx.x / Geometry::blocks;
     lane_ = static_cast<int>(blockIdx.x % Geometry::blocks * Geometry::threads + threadIdx.x);
+    __builtin_assume(lane_ >= 0 && lane_ < Geometry::lanes);
     shared = worked_out_once(shared);
     unit_ = Geometry::staged ? shared : arguments.workspace + copy_ * Geometry::unit_bytes;
     scratch_ = reinterpret_cast<float*>(unit_ + Geometry::scratch_at);
