@@ -271,7 +271,7 @@ static bool is_wrong(int i, float limit) {
          !std::equal(answer[i].agent, answer[i].agent + expected.found, expected.index);
 }
 
-constexpr int LAYOUTS = 14;
+constexpr int LAYOUTS = 16;
 
 static void place(int i, int layout, float a, float b, float c) {
   const auto set = [&](float to_x, float to_y) {
@@ -305,6 +305,10 @@ static void place(int i, int layout, float a, float b, float c) {
       return set(i % 2 * 1e20f + 1e19f * a, 1e19f * b);  // squares overflow
     case 12:
       return set(std::round(30 * a) * 0.25f + 1000, std::round(30 * b) * 0.25f - 1000);  // a fine lattice
+    case 13:
+      return set(1e36f, 1e-3f * b);  // on a line that lies far out
+    case 14:
+      return set(3e38f, 64 * b);
     default:
       return set(1e10f * (a - .5f), 1e10f * (b - .5f));  // a wide field
   }

@@ -12,8 +12,8 @@
 // The first pass takes the least of each of several interleaved columns of candidates; of these, the K + 1-st smallest
 // is a bound that K others keep at least, and that few more do. This pass rounds to half precision, and may guess
 // wrong. The second marks who keeps the bound, and those who may because of rounding. Only those are then measured
-// exactly, and sorted in a network whose course does not depend on the data. If the K-th of them keeps the bound,
-// whoever is nearer has been marked.
+// exactly, and sorted in a network whose course does not depend on the data, or inserted one by one where few are meant
+// to be marked. If the K-th of them keeps the bound, whoever is nearer has been marked.
 #pragma once
 
 #include "math.cuh"
@@ -63,7 +63,7 @@ class Candidates {
   Index* agent;      // [places]
   int size = 0;
   float center_x, center_y;
-  float scale = 0.0f;  // a power of two; zero where squares could overflow or vanish
+  float scale = 0.0f;  // a power of two; zero where squares could overflow or vanish, or the center lies too far out
   int lane;            // of the warp
 
   METHOD Candidates(unsigned char* memory, int lane)
@@ -76,14 +76,15 @@ class Candidates {
     return Math::square(at_x - center_x) + Math::square(at_y - center_y);
   }
 
-  // Whether a position lies as near to the center as this in both directions, or anywhere if nothing is scaled.
+  // Whether a position lies as near to the center as this in both directions; always true if the scale is zero.
   METHOD bool is_within(float at_x, float at_y, float along_x, float along_y) const {
     return !(fabsf(scaled_x(at_x)) > along_x * scale) & !(fabsf(scaled_y(at_y)) > along_y * scale);
   }
 
-  // No candidate is farther from the center than `farthest`, which the scale takes to 32 or more, but less than 64.
+  // No candidate is farther from the center, which is set, than `farthest`: the scale takes that to 32 or more, but
+  // less than 64.
   METHOD void set_reach(float farthest) {
-    const bool is_fit = farthest > 1e-15f && farthest < 1e15f;
+    const bool is_fit = farthest > 1e-15f && farthest < 1e15f && fabsf(center_x) + fabsf(center_y) < 1e30f * farthest;
     scale = is_fit
                 ? portable::bit_cast<float>((259u << 23) - (portable::bit_cast<std::uint32_t>(farthest) & 0x7f800000u))
                 : 0.0f;

@@ -35,9 +35,9 @@ struct CellGrid {
 
   // Where the agents of some cells of a row start and end.
   METHOD Range stretch(int row, int first_column, int last_column) const {
-    const int cell = row * columns + (row % 2 == 0 ? first_column : columns - 1 - last_column);
-    const int first = start[cell];
-    return {first, start[cell + last_column - first_column + 1] - first};
+    const int lowest = row * columns + (row % 2 == 0 ? first_column : columns - 1 - last_column);
+    const int first = start[lowest];
+    return {first, start[lowest + last_column - first_column + 1] - first};
   }
 
   // Cells for `count` agents between two corners, with about `per_cell` in each.
@@ -57,8 +57,8 @@ struct CellGrid {
   METHOD int cell(int row, int column) const { return row * columns + (row % 2 == 0 ? column : columns - 1 - column); }
 
   METHOD static int index(float at, float low, float per_length, int count) {
-    const float cell = portable::at_least((at - low) * per_length, 0.0f);
-    return static_cast<int>(portable::at_most(cell, static_cast<float>(count - 1)));
+    const float from_low = portable::at_least((at - low) * per_length, 0.0f);
+    return static_cast<int>(portable::at_most(from_low, static_cast<float>(count - 1)));
   }
 };
 

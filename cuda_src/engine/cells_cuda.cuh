@@ -8,7 +8,6 @@ struct Box {
   float low_x, high_x, low_y, high_y;
 
   METHOD Box grown(float by) const { return {low_x - by, high_x + by, low_y - by, high_y + by}; }
-  METHOD bool has(float x, float y) const { return x >= low_x && x <= high_x && y >= low_y && y <= high_y; }
 };
 
 struct Cells : CellGrid {

@@ -82,7 +82,7 @@ class Environment : public Declared, public Math, public Searcher {
     each(range, [&](int i) { visit(i, found_by(i, prepared)); });
   }
 
-  // Calls write(i, row) for every agent of the range; row[k] = value sets entry k of its observation.
+  // Calls write(i, row) for every agent of the range; row[k] = value sets entry k of its observation (observation.cuh).
   template <class Write>
   METHOD void each_observation(Range range, Write write) {
 #ifdef __CUDACC__

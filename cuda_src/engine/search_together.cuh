@@ -318,8 +318,8 @@ class Searcher : public Team {
   METHOD static int of_first_lane(int value) { return __shfl_sync(~0u, value, 0); }
 
   // Agents within some distance of a box become a warp's candidates, the first `skip` of them left out and no more than
-  // there is room for. Returns how many there are in all. Those of the 32 agents from `first` on who are among them get
-  // to know their places, the others 0.
+  // there is room for. Returns how many there are in all. Of each of the 32 agents from place `first` of the cells on,
+  // `own` becomes the place among the candidates, or 0.
   template <class Candidates>
   METHOD int load(Candidates& candidates, const Cells& cells, const Box& box, float distance, int skip, int first,
                   std::uint8_t* own) const {
@@ -337,14 +337,15 @@ class Searcher : public Team {
     __syncwarp();
 #pragma unroll 1
     for (int first_row = cells.row_of(reached.low_y); first_row <= last_row; first_row += 32) {
-      // Each lane looks a row up. The places in all these stretches are numbered through, for lanes to take 32 in turn.
+      // Each lane looks a row up. The places of the cells in all these stretches are numbered through, and taken 32 at
+      // a time.
       const int rows = Math::min(last_row - first_row + 1, 32);
       Range stretch{0, 0};
       if (lane < rows) stretch = cells.stretch(first_row + lane, first_column, last_column);
       const int total = __reduce_add_sync(~0u, stretch.size);
       int row = 0, end = 0;  // where the numbers of the rows before this one end
       int shift = 0;         // from a number of the last of these to the place
-      const auto next_place = [&](int from) {
+      const auto place_of_number = [&](int from) {
         const int number = Math::min(from + lane, total - 1);
         int place = number + shift;
 #pragma unroll 1
@@ -361,7 +362,7 @@ class Searcher : public Team {
         float2 its[candidates_at_once];
 #pragma unroll
         for (int k = 0; k < candidates_at_once; ++k) {
-          place[k] = next_place(from + 32 * k);
+          place[k] = place_of_number(from + 32 * k);
           its[k] = cells.position[place[k]];
           who[k] = cells.agent[place[k]];
         }

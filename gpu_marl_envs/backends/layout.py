@@ -16,6 +16,7 @@ MOST_PACKED_AGENTS = 32  # beyond it a copy has a block of its own
 SHORTEST_IN_PIECES = 64  # bytes of a copy's observations; see ``padded_rows`` in kernels_warp.cuh
 LONGEST_COLLECTED_ROW = 128  # floats; longer observations are written by a warp, or by a copy's lanes, together
 LONGEST_OWN_ROW = 20  # the same with few copies, where observations are written where they belong
+LONGEST_SEARCHED_ROW = 32  # the same where many agents look for neighbours: each of these lanes would do so for all
 LINE_FLOATS = 32  # of 128 bytes
 LONGEST_STAGED_ROW = 2048  # floats; even longer ones are written where they belong
 MOST_CANDIDATES = 176  # agents that are searched for neighbours without sorting them into cells
@@ -235,7 +236,9 @@ def _packed(environment: Environment, longest_row: int, shared_limit: int, entry
     lanes = environment.num_agents
     copies = WARP // lanes
     offsets, unit_bytes = _unit(environment, copies, staged=True, actions=True)
-    row_lanes = lanes if longest_row > (LONGEST_OWN_ROW if few else LONGEST_COLLECTED_ROW) else 1
+    searches = environment.neighbors() > 0 and lanes > MOST_SEQUENTIAL_AGENTS
+    longest_own_row = LONGEST_SEARCHED_ROW if searches else LONGEST_OWN_ROW
+    row_lanes = lanes if longest_row > (longest_own_row if few else LONGEST_COLLECTED_ROW) else 1
     slabs = [entry_bytes * copies * g.size * g.observation_size for g in environment.agent_groups]
     stage_floats = 0 if few or row_lanes > 1 else sum(_align(slab, 16) for slab in slabs) // 4
     layout = Layout(
@@ -324,21 +327,23 @@ def _row_stage(
     for_candidates = 0
     if search.most_cells:
         for_candidates = _align((candidates_bytes(search.candidates, agents) + WARP) // 4, LINE_FLOATS)
-    if longest_row > LONGEST_STAGED_ROW:
-        return WARP, for_candidates
+
+    def for_rows(rows: int) -> int:
+        return _align(rows * longest_row * entry_bytes // 4, LINE_FLOATS) + LINE_FLOATS
+
+    row_lanes, floats = WARP, 0
     if longest_row > LONGEST_COLLECTED_ROW:
-        return WARP, max(2 * _align(row_floats + LINE_FLOATS, LINE_FLOATS), for_candidates)
-    if search.most_cells and not staged:  # rows are written one by one, beside a warp's lists
-        for_rows = WARP // 4 * (_align(row_floats, LINE_FLOATS) + LINE_FLOATS) + WARP * search.list_bytes // 4
-        return 4, max(for_rows, for_candidates)
-    row_lanes = 2 if search.candidates else 1
-
-    def for_rows() -> int:
-        return _align(WARP // row_lanes * longest_row * entry_bytes // 4, LINE_FLOATS) + LINE_FLOATS
-
-    if search.most_cells and for_rows() > for_candidates:
+        if longest_row <= LONGEST_STAGED_ROW:
+            floats = 2 * _align(row_floats + LINE_FLOATS, LINE_FLOATS)
+    elif search.most_cells and not staged:  # rows are written one by one, beside a warp's lists
         row_lanes = 4
-    return row_lanes, max(for_rows(), for_candidates)
+        floats = WARP // row_lanes * (_align(row_floats, LINE_FLOATS) + LINE_FLOATS) + WARP * search.list_bytes // 4
+    else:
+        row_lanes = 2 if search.candidates else 1
+        if search.most_cells and for_rows(WARP // row_lanes) > for_candidates:
+            row_lanes = 4
+        floats = for_rows(WARP // row_lanes)
+    return row_lanes, max(floats, for_candidates)
 
 
 def _warps_of_resident_blocks(warps: int, unit_bytes: int, warp_bytes: int) -> int:

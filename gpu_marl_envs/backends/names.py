@@ -33,9 +33,10 @@ _CPP = frozenset(
 )
 _TYPES = frozenset(
     """
-    Arguments Autoreset Bfloat16 Box Candidates CellGrid Cells Declared DeviceCopy Environment Episode FixedRange
-    Float16 Geometry HostCopy Math MostOf Nearest NeighborIndex Observation ObservationRow Pair PhiloxBlock Pool Random
-    Range Record Rules Search SearchAlone SearchDone SearchInCells SearchMemory SearchNearby Searcher Team
+    Arguments Autoreset Bfloat16 Box ByGroup Candidates CellGrid Cells Declared DeviceCopy Environment Episode
+    FixedRange Float16 Geometry HostCopy Math MostOf Nearest NeighborIndex Observation ObservationRow Pair
+    PhiloxBlock Pool Random Range Record Rows Rules Search SearchAlone SearchDone SearchInCells SearchMemory
+    SearchNearby Searcher Team
     """.split()
 )
 # Arguments of make_batched and of the PettingZoo constructors, which take parameters by name beside them.
