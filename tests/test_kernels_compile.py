@@ -135,12 +135,22 @@ def test_kernels_with_rounded_observations_compile(
 
 
 @needs_nvcc
+def test_the_step_of_a_crowd_spills_nothing(tmp_path: Path) -> None:
+    environment = registry.get("tag_continuous-v0").make(**CROWDS["tag_continuous-v0"][0])
+    _assert_step_spills_nothing(environment, 20_000, tmp_path)
+
+
+@needs_nvcc
 @pytest.mark.parametrize("num_envs", [2_000, 1_000_000])
 @pytest.mark.parametrize("full", [False, True])
 def test_the_gridworld_step_spills_nothing(tmp_path: Path, full: bool, num_envs: int) -> None:
     environment = registry.get("tag_gridworld-v0").make(num_taggers=4, use_full_observation=full)
+    _assert_step_spills_nothing(environment, num_envs, tmp_path)
+
+
+def _assert_step_spills_nothing(environment: Environment, num_envs: int, tmp_path: Path) -> None:
     layout = cuda.cuda_layout(environment, SHARED_LIMITS["sm_90"], num_envs)
-    source = tmp_path / "tag_gridworld.cu"
+    source = tmp_path / "kernels.cu"
     source.write_text(translation_unit(environment, layout, AutoresetMode.SAME_STEP, cuda=True))
     command = [cuda._nvcc(), *cuda._FLAGS, "-arch=sm_90", "-Xptxas", "-v", f"-I{sources_folder()}"]
     done = subprocess.run([*command, "-o", "/dev/null", str(source)], capture_output=True, text=True, check=True)
