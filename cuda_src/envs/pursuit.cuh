@@ -67,8 +67,9 @@ struct Pursuit : Environment {
         const int column = x[i] + right - reach, line = y[i] + up - reach;
         // A window of even size has a last column and a last row in which nothing is seen.
         const bool seen = on_map(column, line) && max(right, up) <= 2 * reach;
-        row.put(3 * k, 1, !seen || is_obstacle(column, line), seen ? pursuers_on[cell(column, line)] : 0,
-                seen ? evaders_on[cell(column, line)] : 0);
+        row[3 * k] = !seen || is_obstacle(column, line);
+        row[3 * k + 1] = seen ? float(pursuers_on[cell(column, line)]) : 0.0f;
+        row[3 * k + 2] = seen ? float(evaders_on[cell(column, line)]) : 0.0f;
       });
     });
   }
