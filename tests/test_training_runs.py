@@ -233,6 +233,29 @@ def test_weights_and_biases_gets_every_row(tmp_path: Path, make: Make, monkeypat
     resume(tmp_path / "two", total_steps=1_000, progress=False, wandb="tag")
     assert wandb.options["id"] == "abc"
 
+
+def test_a_resumed_run_logs_and_saves_as_before(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    env = make("tag_gridworld-v0", 2, autoreset_mode="SAME_STEP", device="cpu")
+    train(env, PPO(**SMALL), total_steps=1, folder=tmp_path, progress=False, wandb="tag", checkpoint_seconds=7.0)
+    rows = len(wandb.rows)
+    resume(tmp_path, total_steps=1_000, progress=False)
+    assert wandb.options["project"] == "tag" and len(wandb.rows) > rows
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert (config["wandb"], config["checkpoint_seconds"]) == ("tag", 7.0)
+
+    rows = len(wandb.rows)
+    resume(tmp_path, total_steps=2_000, progress=False, wandb="", checkpoint_seconds=9.0)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert (len(wandb.rows), config["wandb"], config["checkpoint_seconds"]) == (rows, None, 9.0)
+
+    (tmp_path / "config.yaml").write_text("policies: [")
+    with pytest.raises(ParameterError, match=r"config\.yaml"):
+        resume(tmp_path, progress=False)
+
+
+def test_weights_and_biases_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(BackendUnavailableError, match=r"pip install 'gpu-marl-envs\[wandb\]'"):
         train(FakeEnv(matching_bit), FAST, total_steps=1, progress=False, wandb="tag")

@@ -24,7 +24,7 @@ from gpu_marl_envs.batched import BatchedEnv, make_batched
 from gpu_marl_envs.errors import OutOfMemoryError, ParameterError
 from gpu_marl_envs.training.algorithm import Algorithm, TrainingError
 from gpu_marl_envs.training.checkpoints import CHECKPOINT_NAME, HALF_WRITTEN, Checkpoint, learner_state
-from gpu_marl_envs.training.config import CONFIG_NAME, resolved, write_config
+from gpu_marl_envs.training.config import CONFIG_NAME, checked_seconds, read_config, resolved, write_config
 from gpu_marl_envs.training.learner import Learner, PolicySpec
 from gpu_marl_envs.training.metrics import WANDB_ID_NAME, Metrics, Readback
 from gpu_marl_envs.training.policies import ActorCritic
@@ -352,7 +352,7 @@ def resume(
     progress: bool = True,
     wandb: str | None = None,
     max_seconds: float = math.inf,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float | None = None,
     after_iteration: Callable[[Session], None] | None = None,
 ) -> TrainingResult:
     """Continues a run from its checkpoint; on the same device to the bits that it would have come to without a stop.
@@ -362,15 +362,17 @@ def resume(
         total_steps: a new length of the run in agent-steps, those that are done included; schedules follow it.
         device: another device.
         progress: as in :func:`train`.
-        wandb: as in :func:`train`; a run that was logged there already is continued.
+        wandb: as in :func:`train`; the same project as before if none is given, where the run that was logged there is
+            continued; nowhere any more if it is empty.
         max_seconds: as in :func:`train`; the time before is not counted.
-        checkpoint_seconds: as in :func:`train`.
+        checkpoint_seconds: as in :func:`train`; as before if none is given.
         after_iteration: as in :func:`train`.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
         CheckpointError: the checkpoint is damaged.
-        ParameterError: a network is one of yours, whose module is not imported, or another run writes to the folder.
+        ParameterError: a network is one of yours, whose module is not imported, another run writes to the folder, or
+            the configuration there is damaged.
         TrainingError: a loss is not finite; a checkpoint from before stays.
     """
     folder = Path(folder)
@@ -388,6 +390,13 @@ def resume(
             **checkpoint.env_params,
         )
         learners = checkpoint.restore_learners(env)
+        written = folder / CONFIG_NAME
+        before = read_config(written) if written.is_file() else {}
+        wandb = before.get("wandb") if wandb is None else wandb or None
+        if checkpoint_seconds is None:
+            checkpoint_seconds = checked_seconds(
+                before.get("checkpoint_seconds", CHECKPOINT_SECONDS), "checkpoint_seconds"
+            )
         settings: dict[str, Any] = {
             "seed": checkpoint.seed,
             "total_steps": total_steps,
@@ -399,7 +408,7 @@ def resume(
 
         def begin(session: Session) -> None:
             session.restore(checkpoint)
-            write_config(config, folder / CONFIG_NAME)
+            write_config(config, written)
 
         return _run(env, learners, metrics, begin, folder=folder, after_iteration=after_iteration, **settings)
 
