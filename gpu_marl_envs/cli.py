@@ -6,6 +6,7 @@ import argparse
 import importlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from gpu_marl_envs.command_line import (
     COPIES,
     INTERRUPTED,
     NUM_ENVS,
+    UNREAD,
     USER_ERROR,
     CommandError,
     Parser,
@@ -36,12 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; by default those of the process.
 
     Returns:
-        The exit code: 0; 2 after an error of the user's, which is one line on stderr; 130 after Ctrl-C.
+        The exit code: 0; 2 after an error of the user's, which is one line on stderr; 130 after Ctrl-C; 141 if whoever
+        read the output has gone.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         options = _parse(_import_modules(argv))
         code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        return UNREAD
     except (GpuMarlError, OSError) as error:
         print(f"gpu-marl: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR

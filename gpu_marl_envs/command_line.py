@@ -13,7 +13,7 @@ from gpu_marl_envs.errors import BackendUnavailableError, GpuMarlError
 from gpu_marl_envs.parameters import BOOLEANS, Parameter
 from gpu_marl_envs.spec import Environment
 
-USER_ERROR, INTERRUPTED = 2, 130  # exit codes, as shells use them
+USER_ERROR, INTERRUPTED, UNREAD = 2, 130, 141  # exit codes, as shells use them
 NUM_ENVS = {"cpu": 256, "cuda": 4096}  # copies to train on, by type of device
 COPIES = f"copies stepped at once (default: {NUM_ENVS['cpu']} on a CPU, {NUM_ENVS['cuda']} on a GPU)"
 

@@ -261,6 +261,15 @@ def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert "[radians]" in printed
 
 
+def test_a_command_whose_output_nobody_reads_ends_silently() -> None:
+    code = "import sys; sys.stdin.read(); from gpu_marl_envs.cli import main; sys.exit(main(['list']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()  # now it begins
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
+
+
 @pytest.mark.parametrize("module", ["gpu_marl_envs", "gpu_marl_envs.cli"])
 def test_python_dash_m(module: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, "list"], capture_output=True, text=True, check=True)
