@@ -323,21 +323,19 @@ def _row_stage(
     Rows are shifted to lie as far off a line as in device memory. Between observations, the memory holds a warp's
     candidates, and a byte of each lane, where agents are sorted into cells.
     """
-    row_floats = -(-longest_row * entry_bytes // 4)
     for_candidates = 0
     if search.most_cells:
         for_candidates = _align((candidates_bytes(search.candidates, agents) + WARP) // 4, LINE_FLOATS)
 
     def for_rows(rows: int) -> int:
-        return _align(rows * longest_row * entry_bytes // 4, LINE_FLOATS) + LINE_FLOATS
+        return _align(-(-rows * longest_row * entry_bytes // 4), LINE_FLOATS) + LINE_FLOATS
 
-    row_lanes, floats = WARP, 0
+    row_lanes = WARP
     if longest_row > LONGEST_COLLECTED_ROW:
-        if longest_row <= LONGEST_STAGED_ROW:
-            floats = 2 * _align(row_floats + LINE_FLOATS, LINE_FLOATS)
+        floats = 2 * for_rows(1) if longest_row <= LONGEST_STAGED_ROW else 0
     elif search.most_cells and not staged:  # rows are written one by one, beside a warp's lists
         row_lanes = 4
-        floats = WARP // row_lanes * (_align(row_floats, LINE_FLOATS) + LINE_FLOATS) + WARP * search.list_bytes // 4
+        floats = WARP // row_lanes * for_rows(1) + WARP * search.list_bytes // 4
     else:
         row_lanes = 2 if search.candidates else 1
         if search.most_cells and for_rows(WARP // row_lanes) > for_candidates:

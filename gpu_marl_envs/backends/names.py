@@ -33,8 +33,8 @@ _CPP = frozenset(
 )
 _TYPES = frozenset(
     """
-    Arguments Autoreset Bfloat16 Box ByGroup Candidates CellGrid Cells Declared DeviceCopy Environment Episode
-    FixedRange Float16 Geometry HostCopy Math MostOf Nearest NeighborIndex Observation ObservationRow Pair
+    Arguments Autoreset Bfloat16 Box ByGroup Candidates CellGrid CellSorter Cells Declared DeviceCopy Environment
+    Episode FixedRange Float16 Geometry HostCopy Math MostOf Nearest NeighborIndex Observation ObservationRow Pair
     PhiloxBlock Pool Random Range Record Rows Rules Search SearchAlone SearchDone SearchInCells SearchMemory
     SearchNearby Searcher Team
     """.split()
