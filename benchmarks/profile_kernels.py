@@ -116,9 +116,27 @@ def counted(ncu: str, case: str) -> dict[str, float]:
 
 
 def parsed(printed: str) -> dict[str, float]:
-    """The values in ncu's table of metrics: name, unit if there is one, value."""
-    rows = re.findall(r"^\s+(\w+__[\w.]+)\s+(?:\S+\s+)?([\d,]+(?:\.\d+)?)\s*$", printed, re.MULTILINE)
-    return {name: float(value.replace(",", "")) for name, value in rows}
+    """The values in ncu's tables of metrics: name, unit if there is one, value.
+
+    A step may take several kernels: sums are added up, other values are means over their time, or the largest where
+    they say how a kernel is launched.
+    """
+    rows = re.compile(r"^\s+(\w+__[\w.]+)\s+(?:\S+\s+)?([\d,]+(?:\.\d+)?)\s*$", re.MULTILINE)
+    kernels = [
+        {name: float(value.replace(",", "")) for name, value in rows.findall(table)}
+        for table in printed.split("Command line profiler metrics")[1:]
+    ]
+    time = COUNTERS["microseconds"]
+
+    def of_step(name: str) -> float:
+        known = [kernel for kernel in kernels if name in kernel]  # some are undefined where a kernel does little
+        if name.endswith(".sum"):
+            return sum(kernel[name] for kernel in known)
+        if name.startswith("launch__"):
+            return max(kernel[name] for kernel in known)
+        return sum(kernel[name] * kernel[time] for kernel in known) / sum(kernel[time] for kernel in known)
+
+    return {name: of_step(name) for name in dict.fromkeys(name for kernel in kernels for name in kernel)}
 
 
 def summary(counters: Mapping[str, float], agents: int) -> dict[str, Any]:

@@ -115,6 +115,10 @@ class Environment(Parametrised):
         truncate_after: name of the parameter that holds the longest episode in steps; an episode is truncated then.
         agents_leave: whether an agent may leave the game while others stay. If not, every ``terminated`` entry must be
             set in the same step, and the kernels need not count who is there.
+        loop_by_loop: whether the dynamics read and write state in loops over agents alone, and what lies between loops
+            depends on nothing but parameters, ``time`` and what calls return. A GPU may then run many large copies loop
+            by loop, with all of them in each. Which calls there are must follow from static parameters, and what they
+            return is only to be used in later loops: a kernel for an earlier one passes by without it.
 
     Raises:
         ParameterError: a parameter has the wrong type or lies outside its valid range.
@@ -124,6 +128,7 @@ class Environment(Parametrised):
     state: ClassVar[tuple[Field, ...]] = ()
     truncate_after: ClassVar[str] = "episode_length"
     agents_leave: ClassVar[bool] = True
+    loop_by_loop: ClassVar[bool] = False
 
     def groups(self) -> tuple[Group, ...]:
         """The agent groups, in the order in which their agents are numbered."""

@@ -1,5 +1,7 @@
 // Runs the GPU's search for nearest agents on a CPU, a thread for each lane, and compares it with everyone looking at
-// each. What lanes do together (ballots, shuffles, reductions, barriers) is done over barriers of threads.
+// each. What lanes do together (ballots, shuffles, reductions, barriers) is done over barriers of threads. Where each
+// phase is a launch of its own (PHASED), the threads play the blocks of a launch in turn, and reductions are compared
+// with those of one thread.
 //
 // The layout of memory comes as macros, from the package itself.
 #include <algorithm>
@@ -25,6 +27,11 @@ static std::barrier<> block_barrier(32 * WARPS);
 static std::barrier<> warp_barrier[WARPS] = {std::barrier<>(32), std::barrier<>(32)};
 static std::uint32_t exchanged[WARPS][32];
 static thread_local int thread;
+#define threadIdx (Thread{thread})
+#define __shared__ static
+struct Thread {
+  int x;
+};
 
 using std::max;
 using std::min;
@@ -45,7 +52,16 @@ struct alignas(16) uint4 {
 static void __syncwarp() { warp_barrier[thread / 32].arrive_and_wait(); }
 static void __syncthreads() { block_barrier.arrive_and_wait(); }
 static int __syncthreads_or(int) { std::abort(); }
-static int __syncthreads_count(int) { std::abort(); }
+static int __syncthreads_count(int mine) {
+  static std::atomic<int> count;
+  if (thread == 0) count = 0;
+  __syncthreads();
+  count += mine;
+  __syncthreads();
+  const int result = count;
+  __syncthreads();
+  return result;
+}
 
 template <class Combine>
 static std::uint32_t over_warp(std::uint32_t mine, Combine combine) {
@@ -107,18 +123,15 @@ static T __shfl_xor_sync(unsigned, T mine, int distance) {
 }
 
 static int atomicAdd(int* target, int amount) { return std::atomic_ref<int>(*target).fetch_add(amount); }
-template <class Better>
-static void replace_if(unsigned* target, unsigned value, Better better) {
-  std::atomic_ref<unsigned> atomic(*target);
-  unsigned present = atomic.load();
-  while (better(value, present) && !atomic.compare_exchange_weak(present, value)) {
+static unsigned atomicAdd(unsigned* target, unsigned amount) {
+  return std::atomic_ref<unsigned>(*target).fetch_add(amount);
+}
+template <class T>
+static void atomicMax(T* target, T value) {
+  std::atomic_ref<T> atomic(*target);
+  T present = atomic.load();
+  while (value > present && !atomic.compare_exchange_weak(present, value)) {
   }
-}
-static void atomicMin(unsigned* target, unsigned value) {
-  replace_if(target, value, [](unsigned a, unsigned b) { return a < b; });
-}
-static void atomicMax(unsigned* target, unsigned value) {
-  replace_if(target, value, [](unsigned a, unsigned b) { return a > b; });
 }
 
 static std::uint32_t __float_as_uint(float value) {
@@ -207,16 +220,21 @@ static void add_product(Pair upper, Pair lower, Pair column, Pair (&sum)[2]) {
 #include "engine/range.cuh"
 
 struct Geometry {
-  static constexpr int num_agents = NUM_AGENTS, lanes = 32 * WARPS, blocks = 1, row_lanes = 4;
+  static constexpr int num_agents = NUM_AGENTS, warps = WARPS, threads = 32 * WARPS, row_lanes = 4;
+  static constexpr int blocks = PHASED ? (NUM_AGENTS + threads - 1) / threads : 1, lanes = blocks * threads;
   static constexpr int neighbors = NEIGHBORS, longest_list = LONGEST_LIST, scratch_words = 512;
   static constexpr int candidates = CANDIDATES, most_cells = MOST_CELLS, positions_at = POSITIONS_AT,
                        lists_at = LISTS_AT, warp_stage_floats = WARP_STAGE_FLOATS;
   static constexpr float agents_per_cell = AGENTS_PER_CELL;
-  static constexpr bool staged = !VISITED;
+  static constexpr bool staged = !VISITED && !PHASED, phased = PHASED;
 };
 
-#include "engine/search_together.cuh"
+#if PHASED
+#include "engine/team_phased.cuh"
+#else
 #include "engine/team_cuda.cuh"
+#endif
+#include "engine/search_together.cuh"
 
 // ---- the comparison ----
 
@@ -233,13 +251,33 @@ struct Answer {
 static Answer answer[NUM_AGENTS];
 static std::atomic<int> visits[NUM_AGENTS];
 
+static float value[NUM_AGENTS];
+
+// What reductions over a part of the agents are.
+struct Totals {
+  float sum = 0, sum_of_all = 0;
+  int count = 0, argmin = 0;
+  bool any = false, any_at_all = true;
+
+  bool operator==(const Totals&) const = default;
+};
+static Totals totals;
+
+// A number of agents that is no multiple of 32, none of them the first.
+constexpr FixedRange<5, NUM_AGENTS - 9> some{};
+
 struct Lane : Searcher {
-  void search(float limit, unsigned char* team_memory, unsigned char* warp_memory, float* scratch) {
-    lane_ = thread;
+  int search(int block, [[maybe_unused]] int phase, float limit, unsigned char* team_memory, unsigned char* warp_memory,
+             float* scratch, [[maybe_unused]] unsigned* words) {
+    lane_ = Geometry::threads * block + thread;
     active_ = true;
     scratch_ = scratch;
     search_memory_ = team_memory;
     warp_memory_ = warp_memory;
+#if PHASED
+    current_ = phase;
+    words_ = words;
+#endif
     const auto is_eligible = [](int j) { return eligible[j]; };
     const Search<K, decltype(among), decltype(is_eligible)> what{among, x, y, limit, is_eligible};
     const auto asks = [](int i) { return asking[i]; };
@@ -254,12 +292,58 @@ struct Lane : Searcher {
       });
     } else {
       const auto prepared = prepare<LISTED>(what, asks);
-      for (int i = lane_; i < NUM_AGENTS; i += Geometry::lanes)
+      each(Range{0, NUM_AGENTS}, [&](int i) {
         if (asking[i]) note(i, prepared.of(i));
-      synchronize();
+      });
     }
+#if PHASED
+    Totals found;
+    side_by_side<5>([&](int call) {
+      if (call == 0) found.sum = sum(some, [](int i) { return value[i]; });
+      if (call == 1) found.count = count(some, [](int i) { return eligible[i]; });
+      if (call == 2) found.sum_of_all = sum(Range{0, NUM_AGENTS}, [](int i) { return value[i]; });
+      if (call == 3) found.argmin = argmin(some, [](int i) { return std::round(value[i]); });
+      if (call == 4) found.any = any(some, [](int i) { return asking[i]; });
+    });
+    found.any_at_all = any(some, [](int i) { return value[i] > 1000; });
+    if (is_leader()) {
+      totals = found;
+      clear_words();
+    }
+    return phase_ + 1;
+#else
+    return 1;
+#endif
   }
 };
+
+// In the order that the engine promises.
+static float tree_sum(std::vector<float> values) {
+  while (values.size() > 1) {
+    std::vector<float> sums;
+    for (std::size_t first = 0; first < values.size(); first += 32) {
+      std::vector<float> part(values.begin() + first, values.begin() + std::min(first + 32, values.size()));
+      for (std::size_t half = 16; half > 0; half /= 2)
+        for (std::size_t k = 0; k + half < part.size(); ++k) part[k] += part[k + half];
+      sums.push_back(part[0]);
+    }
+    values = sums;
+  }
+  return values[0];
+}
+
+static bool are_totals_wrong() {
+  Totals expected{.sum = tree_sum({value + some.first, value + some.end()}),
+                  .sum_of_all = tree_sum({value, value + NUM_AGENTS}),
+                  .argmin = some.first,
+                  .any_at_all = false};
+  for (int i = some.first; i < some.end(); ++i) {
+    expected.count += eligible[i] ? 1 : 0;
+    expected.any |= asking[i];
+    if (std::round(value[i]) < std::round(value[expected.argmin])) expected.argmin = i;
+  }
+  return PHASED && !(totals == expected);
+}
 
 static bool is_wrong(int i, float limit) {
   const bool visited = VISITED || asking[i];
@@ -318,6 +402,7 @@ int main() {
   static float limit;
   static bool over = false;
   std::vector<float> scratch(1024);
+  std::vector<unsigned> words(256);
   std::unique_ptr<unsigned char, decltype(&std::free)> team_memory(
       static_cast<unsigned char*>(std::aligned_alloc(16, SEARCH_BYTES)), &std::free);
   const std::size_t warp_bytes = 4 * Geometry::warp_stage_floats;
@@ -328,11 +413,17 @@ int main() {
   for (int t = 0; t < 32 * WARPS; ++t)
     lanes.emplace_back([&, t] {
       thread = t;
-      Lane lane;
       for (;;) {
         turn.arrive_and_wait();
         if (over) return;
-        lane.search(limit, team_memory.get(), warp_memory.get() + t / 32 * warp_bytes, scratch.data());
+        int phases = 1;
+        for (int phase = 0; phase < phases; ++phase)
+          for (int block = 0; block < (PHASED ? Geometry::blocks : 1); ++block) {
+            Lane lane;
+            phases = lane.search(block, phase, limit, team_memory.get(), warp_memory.get() + t / 32 * warp_bytes,
+                                 scratch.data(), words.data());
+            __syncthreads();
+          }
         turn.arrive_and_wait();
       }
     });
@@ -348,13 +439,14 @@ int main() {
       visits[i] = 0;
       const float chance = who == 0 ? 1.0f : who == 1 ? 0.7f : who == 2 ? 0.02f : 0.6f;
       eligible[i] = draw() < chance;
+      value[i] = 40 * draw() - 8;
       asking[i] = who == 2 || (who == 3 ? draw() < 0.5f : eligible[i]);
     }
     const float within = reach == 0 ? INFINITY : reach == 1 ? 2.0f : 0.3f;
     limit = within * within;
     turn.arrive_and_wait();
     turn.arrive_and_wait();
-    int wrong = 0;
+    int wrong = are_totals_wrong() ? 1 : 0;
     for (int i = 0; i < NUM_AGENTS; ++i) wrong += is_wrong(i, limit) ? 1 : 0;
     if (wrong == 0) continue;
     ++wrong_cases;

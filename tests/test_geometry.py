@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from gpu_marl_envs import registry
+from gpu_marl_envs import make_batched, registry
 from gpu_marl_envs.backends import layout
 from gpu_marl_envs.testing import check_devices_agree
 
@@ -23,6 +23,15 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
     ("tag_continuous-v0", {"num_taggers": 2, "num_runners": 5, "tagging_distance": 0.2, "episode_length": 20}),
     ("probe-v0", {"num_many": 9}),
 ]
+
+CROWD: dict[str, Any] = {
+    "num_taggers": 1200,
+    "num_runners": 2300,
+    "use_full_observation": False,
+    "num_other_agents_observed": 10,
+    "tagging_distance": 0.01,
+    "episode_length": 9,
+}
 
 
 @pytest.mark.gpu
@@ -115,6 +124,28 @@ def test_no_multiprocessor_has_room_for_more_blocks_than_its_share(num_envs: int
 def test_launches_go_to_and_fro_where_the_cache_holds_the_state(env_id: str, num_envs: int, turns: bool) -> None:
     mapping = layout.cuda_layout(registry.get(env_id).make(), 227 * 1024, num_envs)
     assert mapping.turns_round(num_envs, 132, 60 * 2**20) == turns
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("env_id", "params"),
+    [
+        ("probe-v0", {"num_many": 40_000}),  # sums have one more level
+        ("probe-v0", {"num_many": 5000, "neighbors_observed": 12, "autoreset_mode": "DISABLED"}),
+        ("tag_continuous-v0", CROWD),
+        ("tag_continuous-v0", {**CROWD, "autoreset_mode": "NEXT_STEP"}),
+        ("tag_continuous-v0", {**CROWD, "obs_dtype": torch.bfloat16}),
+        ("tag_gridworld-v0", {"num_taggers": 30_000, "use_full_observation": False}),
+    ],
+)
+def test_copies_played_phase_by_phase_agree_with_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, env_id: str, params: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(layout, "FEWEST_PHASED_AGENTS", 0)
+    env = make_batched(env_id, 3, device="cuda", **params)
+    assert env._backend.layout.phased
+    env.close()
+    check_devices_agree(env_id, num_envs=3, steps=24, **params)
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ from gpu_marl_envs.backends import cuda
 from gpu_marl_envs.backends import layout as layouts
 from gpu_marl_envs.backends.functions import functions_for
 from gpu_marl_envs.backends.source import translation_unit
-from gpu_marl_envs.errors import BackendUnavailableError
+from gpu_marl_envs.errors import BackendUnavailableError, DeclarationError
 from gpu_marl_envs.sources import sources_folder
 from gpu_marl_envs.spec import Environment
 
@@ -138,6 +138,41 @@ def test_kernels_with_rounded_observations_compile(
 def test_the_step_of_a_crowd_spills_nothing(tmp_path: Path) -> None:
     environment = registry.get("tag_continuous-v0").make(**CROWDS["tag_continuous-v0"][0])
     _assert_step_spills_nothing(environment, 20_000, tmp_path)
+
+
+@needs_nvcc
+def test_large_copies_have_a_kernel_for_each_phase() -> None:
+    environment = registry.get("tag_gridworld-v0").make(num_taggers=30_000, use_full_observation=False)
+    layout, binary = cuda.compile_kernels(environment, AutoresetMode.SAME_STEP, "sm_90", SHARED_LIMITS["sm_90"], 100)
+    assert layout.phased and layout.phases["step"] > layout.phases["reset"] > layout.phases["observe"] > 1
+    for operation, phases in layout.phases.items():
+        names = cuda._kernel_names(operation, layout)
+        assert len(names) == phases and all(name.encode() in binary.read_bytes() for name in names)
+        assert f"gpu_marl_{operation}_{phases}".encode() not in binary.read_bytes()
+
+
+@needs_nvcc
+def test_loops_whose_number_is_not_known_cannot_be_launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment = registry.get("tag_gridworld-v0").make(num_taggers=30_000, use_full_observation=False)
+    kernel = tmp_path / "tag_gridworld.cuh"
+    text = environment.kernel().read_text()
+    kernel.write_text(
+        text.replace("const int prey", "for (int k = 0; k < time; ++k) each(agents, [](int) {});\n const int prey", 1)
+    )
+    monkeypatch.setattr(type(environment), "kernel", classmethod(lambda cls: kernel))
+    with pytest.raises(DeclarationError, match="static parameters"):
+        cuda.compile_kernels(environment, AutoresetMode.SAME_STEP, "sm_90", SHARED_LIMITS["sm_90"], 100)
+
+
+def test_phases_are_counted_where_they_are_constants() -> None:
+    entry = ".entry gpu_marl_{0}(\n mov.u32 %r1, {1};\n mov.u32 %r2, {2};\n // {0} has %r1 phases, %r2 words\n"
+    code = "".join(entry.format(operation, 5, 9) for operation in ("step", "reset", "observe"))
+    assert cuda._count_phases(code, "some-v0") == {"step": 5, "reset": 5, "observe": 5}
+    for changed in ("add.s32 %r1, %r1, 4;", "@%p1 mov.u32 %r1, 6;"):
+        with pytest.raises(DeclarationError, match="some-v0 declares loop_by_loop, but how many"):
+            cuda._count_phases(code.replace("mov.u32 %r2", f"{changed}\n mov.u32 %r2"), "some-v0")
+    with pytest.raises(DeclarationError, match="leave 900 words"):
+        cuda._count_phases(code.replace(", 9;", ", 900;"), "some-v0")
 
 
 @needs_nvcc

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from gpu_marl_envs import registry
-from gpu_marl_envs.backends.layout import LINE_FLOATS, WARP, Layout, candidates_bytes, cuda_layout
+from gpu_marl_envs.backends import layout as layouts
+from gpu_marl_envs.backends.layout import (
+    FEWEST_PHASED_AGENTS,
+    LINE_FLOATS,
+    MOST_PHASED_AGENTS,
+    MOST_STATIC_BYTES,
+    WARP,
+    Layout,
+    candidates_bytes,
+    cuda_layout,
+)
 
 SHARED_LIMITS = [99 * 1024, 163 * 1024, 227 * 1024]
 AGENTS = [33, 110, 176, 177, 250, 294, 370, 1000, 1536, 3840, 6144, 20_000, 100_000]
@@ -36,11 +46,15 @@ def test_a_block_fits(agents: int, shared_limit: int, full: bool) -> None:
 @every_size
 @pytest.mark.parametrize("neighbors", [1, 3, 10, 30, 31, 100])
 def test_lists_lie_behind_candidates_and_cells(agents: int, neighbors: int) -> None:
-    search = _layout(agents, SHARED_LIMITS[-1], neighbors).search
+    layout = _layout(agents, SHARED_LIMITS[-1], neighbors)
+    search = layout.search
     assert search.lists_at >= candidates_bytes(search.candidates, agents) + 2 * agents + 64
     if search.most_cells:
-        assert search.positions_at >= 4 * (8 + search.most_cells + 4 + agents) and search.positions_at % 8 == 0
-        assert search.lists_at >= search.positions_at + 8 * agents
+        numbers, position_bytes = (agents, 8) if layout.staged else (0, 16)  # of agents, or with their positions
+        assert search.positions_at >= 4 * (8 + search.most_cells + 4 + numbers)
+        assert search.positions_at % position_bytes == 0
+        assert search.lists_at >= search.positions_at + position_bytes * agents
+        assert search.most_cells <= agents  # their counts take the agents' place
     entries = min(neighbors, search.longest_list) + 1
     assert search.size >= search.lists_at + (2 if agents < 0xFFFF else 4) * agents * entries
 
@@ -55,7 +69,7 @@ def test_a_warp_has_room_for_its_rows_and_candidates(agents: int, full: bool) ->
     elif layout.rows_staged:
         assert layout.warp_stage_floats >= WARP // layout.row_lanes * row + LINE_FLOATS - 1
     if layout.rows_staged and layout.row_lanes < WARP and layout.search.most_cells and not layout.staged:
-        room = -(-row // LINE_FLOATS) * LINE_FLOATS + LINE_FLOATS
+        room = -(-(row + LINE_FLOATS - 1) // 4) * 4  # wherever it starts in a line
         lists = WARP * layout.search.list_bytes // 4
         assert layout.warp_stage_floats >= WARP // layout.row_lanes * room + lists
     if layout.search.most_cells:
@@ -92,14 +106,37 @@ def test_launches_of_small_copies_overlap_where_the_card_can(num_envs: int) -> N
     assert not cuda_layout(environment, SHARED_LIMITS[-1], num_envs, hopper=False).overlaps
 
 
-def test_few_large_copies_have_more_warps_in_each_block() -> None:
+def test_few_large_copies_have_more_warps_in_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of their blocks has a multiprocessor for itself; blocks of many copies share one, and wait in turns."""
     environment = registry.get("tag_continuous-v0").make(
         num_taggers=10_000, num_runners=90_000, use_full_observation=False, num_other_agents_observed=10
     )
+    monkeypatch.setattr(layouts, "FEWEST_PHASED_AGENTS", 1 << 60)
     few, many = (cuda_layout(environment, SHARED_LIMITS[-1], copies) for copies in (16, 100))
     assert (few.blocks, few.resident_blocks) == (8, 1) and (many.blocks, many.resident_blocks) == (8, 2)
     assert few.warps == 2 * many.warps
+
+
+@pytest.mark.parametrize(("num_envs", "agents"), [(2, 40_000), (16, 100_000), (100, 20_000), (16_384, 6144)])
+def test_many_large_copies_are_played_phase_by_phase(num_envs: int, agents: int) -> None:
+    environment = registry.get("tag_continuous-v0").make(
+        num_taggers=agents // 10, num_runners=agents - agents // 10, use_full_observation=False
+    )
+    layout = cuda_layout(environment, SHARED_LIMITS[-1], num_envs)
+    assert layout.phased and layout.overlaps and not layout.staged and layout.threads == 128
+    assert layout.launch_shape(num_envs, 132, SHARED_LIMITS[-1]) == ((num_envs * layout.blocks, 1), (128, 1, 1), 0)
+    assert agents / MOST_PHASED_AGENTS <= layout.lanes < agents + layout.threads
+    assert 4 * layout.stage_floats <= MOST_STATIC_BYTES
+    assert layout.scratch_bytes >= 4 * (-(-agents // WARP) + 2)  # the sums of two groups lie side by side
+    assert not cuda_layout(environment, SHARED_LIMITS[-1], num_envs, hopper=False).phased
+    assert cuda_layout(environment, SHARED_LIMITS[-1], 1).phased == (agents >= FEWEST_PHASED_AGENTS)
+
+
+def test_others_than_those_that_say_so_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = registry.get("tag_continuous-v0").make(num_taggers=4000, num_runners=36_000)
+    assert cuda_layout(environment, SHARED_LIMITS[-1]).phased
+    monkeypatch.setattr(type(environment), "loop_by_loop", False)
+    assert not cuda_layout(environment, SHARED_LIMITS[-1]).phased
 
 
 @pytest.mark.parametrize(

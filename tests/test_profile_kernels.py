@@ -51,6 +51,15 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
+def test_kernels_of_a_step_are_taken_together(script: ModuleType) -> None:
+    shorter = PRINTED.replace("129,024", "43,008").replace("35.20", "75.20").replace("41,667", "100")
+    found = script.parsed(PRINTED + shorter)
+    assert found["gpu__time_duration.sum"] == pytest.approx(172_032)
+    assert found["smsp__inst_executed.sum"] == pytest.approx(175_000_000)
+    assert found["dram__throughput.avg.pct_of_peak_sustained_elapsed"] == pytest.approx(45.2)  # by time
+    assert found["launch__grid_size"] == 41_667
+
+
 def test_counters_are_read_and_summed_up(script: ModuleType) -> None:
     found = script.summary(script.parsed(PRINTED), agents=5_000_000)
     assert found["microseconds"] == pytest.approx(129.024)

@@ -3,7 +3,7 @@
 
 #include "cells.cuh"
 #include "ordered.cuh"
-#include "team_cuda.cuh"
+#include "portable.cuh"
 
 constexpr int at_once = Geometry::staged ? 1 : 4;  // agents that a lane loads before it looks at the first
 
@@ -14,15 +14,50 @@ struct Box {
   METHOD Box grown(float by) const { return {low_x - by, high_x + by, low_y - by, high_y + by}; }
 };
 
+// Agents in the order of their cells. In device memory all that is known about one lies side by side, in shared memory
+// it takes as little as may be.
 struct Cells : CellGrid {
-  float2* position;  // [size]
-  int* agent;        // [size] with `bystander` added for those who are no candidates
+  // An agent in a cell.
+  struct alignas(16) Member {
+    float x, y;
+    int who;  // its number, with marks
+    int unused = 0;
+
+    METHOD int agent() const { return who & (silent - 1); }
+    METHOD bool is_candidate() const { return (who & bystander) == 0; }
+    METHOD bool asks() const { return (who & silent) == 0; }
+  };
+
+  static constexpr int silent = 1 << 29;     // marks who does not ask
+  static constexpr int bystander = 1 << 30;  // and who is no candidate
+  static constexpr bool together = !Geometry::staged;
+
+  float2* position_of;  // [size] unless they lie together
+  int* who_is_at;       // [size] unless they lie together
+  Member* member;       // [size] if they do
   int size;
   int* taken;  // agents, in this order, of whom warps have taken care
 
-  static constexpr int bystander = 1 << 30;
+  METHOD Member at(int place) const {
+    if constexpr (together) return member[place];
+    return {position_of[place].x, position_of[place].y, who_is_at[place]};
+  }
 
-  METHOD int agent_at(int at) const { return agent[at] & (bystander - 1); }
+  METHOD float2 position(int place) const {
+    if constexpr (together) return *reinterpret_cast<const float2*>(member + place);
+    return position_of[place];
+  }
+
+  METHOD int agent(int place) const { return (together ? member[place].who : who_is_at[place]) & (silent - 1); }
+
+  METHOD void put(int place, const Member& value) const {
+    if constexpr (together) {
+      member[place] = value;
+    } else {
+      position_of[place] = {value.x, value.y};
+      who_is_at[place] = value.who;
+    }
+  }
 };
 
 // The lanes of a copy sort its agents.
@@ -33,108 +68,96 @@ class CellSorter : public Team {
   // Sorts the candidates and who asks, looking for both in the range `all`.
   template <class Search, class Agents, class Asks>
   METHOD Cells sort_into_cells(const Search& search, Agents all, Asks asks) {
-    unsigned* corners = reinterpret_cast<unsigned*>(search_memory_);  // least and greatest x, least and greatest y
-    int* count = reinterpret_cast<int*>(corners + 4);
     Cells cells;
-    cells.taken = count + 1;
-    cells.start = count + 4;
-    cells.agent = cells.start + Geometry::most_cells + 4;
-    cells.position = reinterpret_cast<float2*>(search_memory_ + Geometry::positions_at);
-    // Calls visit(who, x, y) for a few of them at once, without branches, so that their memory is waited for together.
+    unsigned* bounds =
+        zeroed_words<6>(reinterpret_cast<unsigned*>(search_memory_));  // the largest of -x, x, -y, y; members
+    cells.taken = reinterpret_cast<int*>(bounds + 5);
+    cells.start = reinterpret_cast<int*>(search_memory_) + 8;
+    cells.who_is_at = cells.start + Geometry::most_cells + 4;
+    cells.position_of = reinterpret_cast<float2*>(search_memory_ + Geometry::positions_at);
+    cells.member = reinterpret_cast<Cells::Member*>(cells.position_of);
+    // Calls visit(members) for a few of them at once, without branches, so that their memory is waited for together;
+    // `who` is negative where there is none.
+    using Members = Cells::Member[members_at_once];
     const auto each_member = [&](auto visit) {
-      for (int first = all.first + lane_; first < all.end(); first += at_once * Geometry::lanes) {
-        int who[at_once];
-        float2 at[at_once];
+      for (int first = all.first + lane_; first < all.end(); first += members_at_once * Geometry::lanes) {
+        Members members;
 #pragma unroll
-        for (int k = 0; k < at_once; ++k) {
+        for (int k = 0; k < members_at_once; ++k) {
           const int j = Math::min(first + k * Geometry::lanes, all.end() - 1);
-          at[k] = {search.x[j], search.y[j]};
+          const float at_x = search.x[j], at_y = search.y[j];
           const bool candidate = search.among.has(j) && search.eligible(j), asking = asks(j);
-          const bool is_there = (first + k * Geometry::lanes < all.end()) & is_somewhere(at[k].x, at[k].y);
-          who[k] = !((candidate | asking) & is_there) ? -1 : candidate ? j : j | Cells::bystander;
+          const bool is_there = (first + k * Geometry::lanes < all.end()) & is_somewhere(at_x, at_y);
+          const int who = j | (candidate ? 0 : Cells::bystander) | (asking ? 0 : Cells::silent);
+          members[k] = {at_x, at_y, (candidate | asking) & is_there ? who : -1};
         }
-        visit(who, at);
+        visit(members);
       }
     };
 
-    if (lane_ < 4) corners[lane_] = lane_ % 2 == 0 ? ~0u : 0u;
-    if (lane_ == 0) *count = *cells.taken = 0;
-    for (int cell = lane_; cell <= Geometry::most_cells; cell += Geometry::lanes) cells.start[cell] = 0;
-    synchronize();
-    unsigned corner[4] = {~0u, 0u, ~0u, 0u};
-    int members = 0;
-    each_member([&](const int (&who)[at_once], const float2(&at)[at_once]) {
+    // How many agents are in each cell, where the members come to lie in the end; and an agent's number in its cell,
+    // where lists come to lie.
+    int* counts = Cells::together ? reinterpret_cast<int*>(cells.member) : cells.who_is_at;
+    int* ranks = reinterpret_cast<int*>(search_memory_ + Geometry::lists_at);
+    in_phase([&] {
+      for (int cell = lane_; cell < Geometry::most_cells; cell += Geometry::lanes) counts[cell] = 0;
+      unsigned bound[4] = {0, 0, 0, 0};
+      int members = 0;
+      each_member([&](const Members& member) {
 #pragma unroll
-      for (int k = 0; k < at_once; ++k) {
-        if (who[k] < 0) continue;
-        const unsigned at_x = ordered(at[k].x), at_y = ordered(at[k].y);
-        corner[0] = ::min(corner[0], at_x);
-        corner[1] = ::max(corner[1], at_x);
-        corner[2] = ::min(corner[2], at_y);
-        corner[3] = ::max(corner[3], at_y);
-        ++members;
-      }
+        for (int k = 0; k < members_at_once; ++k) {
+          if (member[k].who < 0) continue;
+          const unsigned at_x = ordered(member[k].x), at_y = ordered(member[k].y);
+          bound[0] = ::max(bound[0], ~at_x);
+          bound[1] = ::max(bound[1], at_x);
+          bound[2] = ::max(bound[2], ~at_y);
+          bound[3] = ::max(bound[3], at_y);
+          ++members;
+        }
+      });
+#pragma unroll
+      for (int k = 0; k < 4; ++k) raise_to(bounds[k], __reduce_max_sync(~0u, bound[k]));
+      members = __reduce_add_sync(~0u, members);
+      if (lane_ % 32 == 0 && members > 0) atomicAdd(bounds + 4, members);
     });
+    cells.size = static_cast<int>(bounds[4]);
+    cells.lay_out(cells.size, Geometry::agents_per_cell, number_in_order(~bounds[0]), number_in_order(bounds[1]),
+                  number_in_order(~bounds[2]), number_in_order(bounds[3]));
+    in_phase([&] {
+      each_member([&](const Members& member) {
+        int rank[members_at_once];
 #pragma unroll
-    for (int k = 0; k < 4; k += 2) {
-      const unsigned least = __reduce_min_sync(~0u, corner[k]), greatest = __reduce_max_sync(~0u, corner[k + 1]);
-      if (lane_ % 32 != 0) continue;
-      atomicMin(corners + k, least);
-      atomicMax(corners + k + 1, greatest);
-    }
-    members = __reduce_add_sync(~0u, members);
-    if (lane_ % 32 == 0) atomicAdd(count, members);
-    synchronize();
-    cells.size = *count;
-    cells.lay_out(cells.size, Geometry::agents_per_cell, number_in_order(corners[0]), number_in_order(corners[1]),
-                  number_in_order(corners[2]), number_in_order(corners[3]));
-    each_member([&](const int (&who)[at_once], const float2(&at)[at_once]) {
+        for (int k = 0; k < members_at_once; ++k)
+          if (member[k].who >= 0) rank[k] = atomicAdd(counts + cells.cell_of(member[k].x, member[k].y), 1);
 #pragma unroll
-      for (int k = 0; k < at_once; ++k)
-        if (who[k] >= 0) atomicAdd(cells.start + cells.cell_of(at[k].x, at[k].y) + 1, 1);
+        for (int k = 0; k < members_at_once; ++k)
+          if (member[k].who >= 0) ranks[member[k].agent()] = rank[k];
+      });
     });
-    synchronize();
-    add_up(cells.start + 1, cells.rows * cells.columns);
-    each_member([&](const int (&who)[at_once], const float2(&at)[at_once]) {
-      int place[at_once];
+    const int number = cells.rows * cells.columns;
+    add_up(counts, cells.start, number);
+    in_phase([&] {
+      if (lane_ == 0) cells.start[number] = cells.size;
+      each_member([&](const Members& member) {
+        int place[members_at_once];
 #pragma unroll
-      for (int k = 0; k < at_once; ++k)
-        if (who[k] >= 0) place[k] = atomicAdd(cells.start + cells.cell_of(at[k].x, at[k].y) + 1, 1);
+        for (int k = 0; k < members_at_once; ++k)
+          if (member[k].who >= 0)
+            place[k] = cells.start[cells.cell_of(member[k].x, member[k].y)] + ranks[member[k].agent()];
 #pragma unroll
-      for (int k = 0; k < at_once; ++k) {
-        if (who[k] < 0) continue;
-        cells.position[place[k]] = at[k];
-        cells.agent[place[k]] = who[k];
-      }
+        for (int k = 0; k < members_at_once; ++k)
+          if (member[k].who >= 0) cells.put(place[k], member[k]);
+      });
     });
-    synchronize();
     return cells;
   }
 
  private:
-  // Replaces each value by the sum of those before it.
-  METHOD void add_up(int* values, int count) {
-    int* totals = reinterpret_cast<int*>(scratch_);
-    const int per_lane = (count + Geometry::lanes - 1) / Geometry::lanes;
-    const int first = Math::min(lane_ * per_lane, count), end = Math::min(first + per_lane, count);
-    int own = 0;
-    for (int k = first; k < end; ++k) own += values[k];
-    int sum = own;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const int below = __shfl_up_sync(~0u, sum, step);
-      if (lane_ % 32 >= step) sum += below;
-    }
-    if (lane_ % 32 == 31) totals[lane_ / 32] = sum;
-    synchronize();
-    int before = 0;
-    for (int warp = lane_ % 32; warp < lane_ / 32; warp += 32) before += totals[warp];
-    sum += __reduce_add_sync(~0u, before) - own;
-    for (int k = first; k < end; ++k) {
-      const int value = values[k];
-      values[k] = sum;
-      sum += value;
-    }
-    synchronize();
+  static constexpr int members_at_once = Geometry::lanes < Geometry::num_agents ? at_once : 1;
+
+  // Makes a word of the team's memory at least the value, which is the same in all lanes of a warp.
+  METHOD void raise_to(unsigned& word, unsigned value) const {
+    const bool looks_first = Geometry::phased;  // where many warps share the word, and few have something to raise
+    if (lane_ % 32 == 0 && (!looks_first || value > word)) atomicMax(&word, value);
   }
 };

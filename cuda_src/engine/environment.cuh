@@ -183,13 +183,21 @@ class Environment : public Declared, public Math, public Searcher {
 
   // Adds this step to the sums of the episode, and reports them when it is over.
   METHOD void account(bool finished) {
+    constexpr int calls = agents_leave ? 2 : 1;  // of each group
+    float rewards[num_groups];
+    int present[num_groups] = {};
+    side_by_side<calls * num_groups>([&](int call) {
+      const int g = call / calls;
+      if (call % calls == 0)
+        rewards[g] = sum(group_range(g), [&](int i) { return reward[i]; });
+      else
+        present[g] = count(group_range(g), [&](int i) { return alive[i]; });
+    });
 #pragma unroll
     for (int g = 0; g < num_groups; ++g) {
-      const float rewards = sum(group_range(g), [&](int i) { return reward[i]; });
-      const int present = agents_leave ? count(group_range(g), [&](int i) { return alive[i]; }) : 0;
       if (!active_) continue;
-      group_return_.value[g] += rewards;
-      group_steps_.value[g] += present;
+      group_return_.value[g] += rewards[g];
+      group_steps_.value[g] += present[g];
       if (!finished || !is_leader()) continue;
       const float size = static_cast<float>(group_range(g).size);
       arguments_->record[copy_].episode_return[g] = group_return_.value[g] / size;
@@ -260,16 +268,16 @@ class Environment : public Declared, public Math, public Searcher {
   // Rows are written in shared memory and stored as whole lines.
   template <class Write>
   METHOD void each_staged_observation(Range range, Write& write) {
-    if (!active_) return;  // the whole block
-    if constexpr (Geometry::row_lanes == 1 && Geometry::rows_collected)
-      write_rows_of_own(range, write);
-    else if constexpr (!Geometry::rows_staged)
-      write_rows_in_place(range, write);
-    else if constexpr (Geometry::row_lanes == 32)
-      write_rows_one_by_one(range, write);
-    else
-      write_rows_at_once(range, write);
-    synchronize();
+    in_phase([&] {
+      if constexpr (Geometry::row_lanes == 1 && Geometry::rows_collected)
+        write_rows_of_own(range, write);
+      else if constexpr (!Geometry::rows_staged)
+        write_rows_in_place(range, write);
+      else if constexpr (Geometry::row_lanes == 32)
+        write_rows_one_by_one(range, write);
+      else
+        write_rows_at_once(range, write);
+    });
   }
 
   // Each lane writes the rows of its agents, to where they are collected.
@@ -287,9 +295,10 @@ class Environment : public Declared, public Math, public Searcher {
 
   template <int K, class Agents, class Eligible, class Asks, class Write>
   METHOD void observe_in_cells(Range range, const Search<K, Agents, Eligible>& search, Asks asks, Write& write) {
-    if (!active_) return;  // the whole team
+    if (!any_active()) return;  // the whole team
     constexpr int row_lanes = Geometry::row_lanes, rows = 32 / row_lanes, line = entries_of_line<Observation>;
-    constexpr int room = ((longest_row() + line - 1) & -line) + line;  // of a row as far off a line as in device memory
+    constexpr int piece = line / 8;                                        // of 16 bytes
+    constexpr int room = (longest_row() + line - 1 + piece - 1) & -piece;  // of a row, wherever it starts in a line
     auto* stage = reinterpret_cast<Observation*>(warp_memory_);
     auto* lists = reinterpret_cast<std::uint32_t*>(stage + rows * room);
     const int lane = lane_ % 32;
@@ -300,7 +309,8 @@ class Environment : public Declared, public Math, public Searcher {
         const bool wanted = i >= 0 && range.has(i);
         if (!__any_sync(~0u, wanted)) continue;
         Observation* row = wanted ? observation_row(i) : nullptr;
-        Observation* staged = stage + lane / row_lanes * room + entries_off_line(row);
+        Observation* staged = stage + lane / row_lanes * room;
+        staged += (entries_off_line(row) - entries_off_line(staged)) & (line - 1);  // as far off a line as there
         wait_for_stored_rows();
         if (wanted) write(i, ObservationRow<row_lanes>(staged, lane % row_lanes), prepared.of(of_lane));
         __syncwarp();

@@ -24,8 +24,8 @@ class Episode : public Rules {
     if (this->any_active()) play();
     this->only_if(over && Geometry::autoreset != Autoreset::disabled);
     if (this->any_active()) {
+      this->each_own(this->agents, [&](int i) { this->terminated[i] = false; });
       restart();
-      this->each(this->agents, [&](int i) { this->terminated[i] = false; });
     }
     truncated_ = this->time >= this->arguments_->max_steps;
     done_ = over ? Geometry::autoreset == Autoreset::disabled : finished_;

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "episode.cuh"
+#include "overlapping_cuda.cuh"
 #include "shared_memory_cuda.cuh"
 
 // The part of one lane. State and observations pass through shared memory, where lanes find any entry at any index and
@@ -405,14 +406,6 @@ class DeviceCopy : public Episode<Rules> {
   Observation* stage_;   // and for observations
   int* action_;
 };
-
-// Lets the next launch start, and waits until what the last one wrote is there: what it takes to start is hidden behind
-// the end of the one before.
-METHOD void overlap_launches() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
-#endif
-}
 
 template <class Run>
 METHOD void launch(const Arguments& arguments, bool with_actions, Run run) {

@@ -45,14 +45,15 @@ struct SearchInCells {
           float distance[at_once];
 #pragma unroll
           for (int k = 0; k < at_once; ++k) {
-            const float2 its = cells.position[Math::min(first + k, stretch.end() - 1)];
+            const float2 its = cells.position(Math::min(first + k, stretch.end() - 1));
             const float dx = its.x - at_x, dy = its.y - at_y;
             distance[k] = dx * dx + dy * dy;
           }
 #pragma unroll
           for (int k = 0; k < at_once; ++k) {
             if (first + k >= stretch.end() || distance[k] > best.distance_squared[K - 1]) continue;
-            if (cells.agent[first + k] != i) best.insert(cells.agent[first + k], distance[k], search.limit);
+            const int other = cells.agent(first + k);
+            if (other != i) best.insert(other, distance[k], search.limit);
           }
         }
       }
@@ -73,11 +74,36 @@ struct SearchDone {
     METHOD int operator[](int k) const { return static_cast<int>(index[k]); }
   };
 
-  const std::uint32_t* lists;  // [num_agents, list_words<K>]: how many are found, and who
+  const std::uint32_t* lists;  // [num_agents, list_words<K>]: who is found, and how many
 
   METHOD Found of(int i) const {
     const auto* list = reinterpret_cast<const NeighborIndex*>(lists + static_cast<std::size_t>(i) * list_words<K>);
-    return {static_cast<int>(list[0]), list + 1};
+    return {static_cast<int>(list[K]), list};
+  }
+};
+
+// The same, with the list in registers: what is observed of all can be on its way before the first of it is written.
+// Two lanes that share a row ask for neighbors 2 k and 2 k + 1 at once, which are side by side.
+template <int K>
+struct SearchLoaded {
+  struct Found {
+    int found;
+    std::uint32_t word[list_words<K> + 1];
+
+    METHOD int operator[](int k) const {
+      if constexpr (sizeof(NeighborIndex) == 4) return static_cast<int>(k % 2 == 0 ? word[k & ~1] : word[k | 1]);
+      return static_cast<int>(word[k / 2] >> (k % 2 * 16) & 0xffff);
+    }
+  };
+
+  const std::uint32_t* lists;
+
+  METHOD Found of(int i) const {
+    Found result{};
+#pragma unroll
+    for (int k = 0; k < list_words<K>; ++k) result.word[k] = lists[i * list_words<K> + k];
+    result.found = result[K];
+    return result;
   }
 };
 
@@ -115,7 +141,7 @@ class Searcher : public CellSorter {
   METHOD static void write_list(std::uint32_t* lists, int i, const Nearest<K>& found) {
     std::uint32_t* list = lists + static_cast<std::size_t>(i) * list_words<K>;
     const auto entry = [&](int k) {
-      return static_cast<std::uint32_t>(k == 0 ? found.found : k <= K ? found.index[k - 1] : 0);
+      return static_cast<std::uint32_t>(k < K ? found.index[k] : k == K ? found.found : 0);
     };
 #pragma unroll
     for (int word = 0; word < list_words<K>; ++word)
@@ -138,26 +164,27 @@ class Searcher : public CellSorter {
     auto* place = reinterpret_cast<std::int16_t*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
     gather(search, candidates, place);
     const bool near_only = K <= 4 && search.limit < Math::infinity;  // those within the limit are few
+    in_phase([&] {
 #pragma unroll 1
-    for (int first = lane_ & ~31; first < Geometry::num_agents; first += Geometry::lanes) {
-      const int i = Math::min(first + lane_ % 32, Geometry::num_agents - 1);
-      const bool asking = first + lane_ % 32 < Geometry::num_agents && asks(i);
-      if (!__any_sync(~0u, asking)) continue;
-      const auto query = candidates.query(search.x[i], search.y[i]);
-      const int self = search.among.has(i) ? place[i] : -1;
-      const float bound = near_only ? Math::infinity : candidates.template bound<K>(query);
-      const auto marks = candidates.mark(query, Math::min(bound, search.limit));
-      if (!asking) continue;
-      Nearest<K> found;
-      const bool is_known = near_only ? candidates.insert_marked(query, marks, self, search.limit, found)
-                                      : candidates.sort_nearest(query, marks, self, search.limit, bound, found);
-      if (!is_known) {
-        found.clear();
-        candidates.insert(query.at_x, query.at_y, self, search.limit, found);
+      for (int first = lane_ & ~31; first < Geometry::num_agents; first += Geometry::lanes) {
+        const int i = Math::min(first + lane_ % 32, Geometry::num_agents - 1);
+        const bool asking = first + lane_ % 32 < Geometry::num_agents && asks(i);
+        if (!__any_sync(~0u, asking)) continue;
+        const auto query = candidates.query(search.x[i], search.y[i]);
+        const int self = search.among.has(i) ? place[i] : -1;
+        const float bound = near_only ? Math::infinity : candidates.template bound<K>(query);
+        const auto marks = candidates.mark(query, Math::min(bound, search.limit));
+        if (!asking) continue;
+        Nearest<K> found;
+        const bool is_known = near_only ? candidates.insert_marked(query, marks, self, search.limit, found)
+                                        : candidates.sort_nearest(query, marks, self, search.limit, bound, found);
+        if (!is_known) {
+          found.clear();
+          candidates.insert(query.at_x, query.at_y, self, search.limit, found);
+        }
+        write_list(lists, i, found);
       }
-      write_list(lists, i, found);
-    }
-    synchronize();
+    });
   }
 
   // Brings the eligible agents together.
@@ -169,42 +196,42 @@ class Searcher : public CellSorter {
     const bool centered = is_somewhere(search, search.among.first);
     candidates.center_x = centered ? search.x[search.among.first] : 0.0f;
     candidates.center_y = centered ? search.y[search.among.first] : 0.0f;
-    for (int chunk = lane_ / 32; chunk < chunks; chunk += warps_) {
-      const int j = first + 32 * chunk + lane_ % 32;
-      const bool taken = is_candidate(search, j);
-      const unsigned takers = __ballot_sync(~0u, taken);
-      const float norm = taken ? candidates.squared_distance_to_center(search.x[j], search.y[j]) : 0.0f;
-      const unsigned largest = __reduce_max_sync(~0u, __float_as_uint(norm));
-      if (search.among.has(j))
-        place[j] = static_cast<std::int16_t>(taken ? __popc(takers & ((1u << lane_ % 32) - 1)) : -1);
-      if (lane_ % 32 != 0) continue;
-      counts[chunk] = __popc(takers);
-      farthest[chunk] = largest;
-    }
-    synchronize();
+    in_phase([&] {
+      for (int chunk = lane_ / 32; chunk < chunks; chunk += warps_) {
+        const int j = first + 32 * chunk + lane_ % 32;
+        const bool taken = is_candidate(search, j);
+        const unsigned takers = __ballot_sync(~0u, taken);
+        const float norm = taken ? candidates.squared_distance_to_center(search.x[j], search.y[j]) : 0.0f;
+        const unsigned largest = __reduce_max_sync(~0u, __float_as_uint(norm));
+        if (search.among.has(j))
+          place[j] = static_cast<std::int16_t>(taken ? __popc(takers & ((1u << lane_ % 32) - 1)) : -1);
+        if (lane_ % 32 != 0) continue;
+        counts[chunk] = __popc(takers);
+        farthest[chunk] = largest;
+      }
+    });
     const int lane = lane_ % 32, count = lane < chunks ? counts[lane] : 0;
     candidates.size = __reduce_add_sync(~0u, count);
     const unsigned reach_squared = __reduce_max_sync(~0u, lane < chunks ? farthest[lane] : 0);
     candidates.set_reach(1.001f * sqrtf(__uint_as_float(reach_squared)));
+    in_phase([&] {
 #pragma unroll 1
-    for (int chunk = lane_ / 32; chunk < chunks; chunk += warps_) {
-      const int j = first + 32 * chunk + lane, before = __reduce_add_sync(~0u, lane < chunk ? count : 0);
-      if (!search.among.has(j) || place[j] < 0) continue;
-      const int k = place[j] + before;
-      candidates.put(k, j, search.x[j], search.y[j]);
-      place[j] = static_cast<std::int16_t>(candidates.place_of(k));
-    }
-    candidates.close(lane_);
-    synchronize();
+      for (int chunk = lane_ / 32; chunk < chunks; chunk += warps_) {
+        const int j = first + 32 * chunk + lane, before = __reduce_add_sync(~0u, lane < chunk ? count : 0);
+        if (!search.among.has(j) || place[j] < 0) continue;
+        const int k = place[j] + before;
+        candidates.put(k, j, search.x[j], search.y[j]);
+        place[j] = static_cast<std::int16_t>(candidates.place_of(k));
+      }
+      candidates.close(lane_);
+    });
   }
 
   // Fills the lists of all who ask.
   template <int K, class Agents, class Eligible, class Asks>
   METHOD void list_nearest(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
-    for (int i = lane_; i < Geometry::num_agents; i += Geometry::lanes)
-      if (asks(i) && !is_somewhere(search, i)) lists[static_cast<std::size_t>(i) * list_words<K>] = 0;  // finds nobody
-    search_in_cells(search, asks, 0, [&](int i, const Nearest<K>& found) {
-      if (i >= 0) write_list(lists, i, found);
+    search_in_cells(search, asks, Geometry::num_agents, [&](int i, const Nearest<K>& found) {
+      if (i >= 0 && asks(i)) write_list(lists, i, found);
     });
   }
 
@@ -216,23 +243,22 @@ class Searcher : public CellSorter {
   METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Visit visit) {
     const Cells cells = sort_into_cells(search, Range{0, Geometry::num_agents}, asks);
     const int end_of_cells = (cells.size + 31) & ~31, lane = lane_ % 32;
-#pragma unroll 1
-    for (int next = next_part(cells), first; (first = of_first_lane(next)) < end_of_cells + others;) {
-      next = next_part(cells);
-      Nearest<K> found;
-      found.found = 0;
-      int i = first - end_of_cells + lane;
-      if (first < end_of_cells) {
-        wait_for_stored_rows();
-        found = nearest_of_part<K>(cells, first, search.limit);
-        i = first + lane < cells.size ? cells.agent_at(first + lane) : -1;
-        if (i >= 0 && !asks(i)) i = -1;
-      } else if (i >= others || (asks(i) && is_somewhere(search, i))) {
-        i = -1;
-      }
-      visit(i, found);
-    }
-    synchronize();
+    in_phase([&] {
+      in_parts(cells.taken, end_of_cells + others, [&](int first) {
+        Nearest<K> found;
+        found.found = 0;
+        int i = first - end_of_cells + lane;
+        if (first < end_of_cells) {
+          wait_for_stored_rows();
+          found = nearest_of_part<K>(cells, first, search.limit);
+          const auto member = cells.at(Math::min(first + lane, cells.size - 1));
+          i = first + lane < cells.size && member.asks() ? member.agent() : -1;
+        } else if (i >= others || (asks(i) && is_somewhere(search, i))) {
+          i = -1;
+        }
+        visit(i, found);
+      });
+    });
   }
 
   // The same with lists for several lanes to read, 32 in `lists`: calls visit(i, prepared), where prepared.of(lane) is
@@ -243,7 +269,7 @@ class Searcher : public CellSorter {
     search_in_cells(search, asks, others, [&](int i, const Nearest<K>& found) {
       write_list(lists, lane_ % 32, found);
       __syncwarp();
-      visit(i, SearchDone<K>{lists});
+      visit(i, SearchLoaded<K>{lists});
     });
   }
 
@@ -260,7 +286,7 @@ class Searcher : public CellSorter {
     std::uint8_t* own = warp_memory_ + Candidates<Geometry::candidates>::bytes;  // the agents' places as candidates
     const float within = limit < Math::infinity ? radius(limit) : limit;
     const int at = Math::min(first + lane_ % 32, cells.size - 1);
-    const float at_x = cells.position[at].x, at_y = cells.position[at].y;
+    const float at_x = cells.position(at).x, at_y = cells.position(at).y;
     Box box = box_of_warp(at_x, at_y, true);
     const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
     float distance = is_huge ? Math::infinity : Math::min(first_distance_around(box, cells), within);
@@ -309,11 +335,6 @@ class Searcher : public CellSorter {
     return distance;
   }
 
-  // Where the next 32 agents start of whom a warp takes care, for its first lane.
-  METHOD int next_part(const Cells& cells) const { return lane_ % 32 == 0 ? atomicAdd(cells.taken, 32) : 0; }
-
-  METHOD static int of_first_lane(int value) { return __shfl_sync(~0u, value, 0); }
-
   // Agents within some distance of a box become a warp's candidates, the first `skip` of them left out and no more than
   // there is room for. Returns how many there are in all. Of each of the 32 agents from place `first` of the cells on,
   // `own` becomes the place among the candidates, or 0.
@@ -355,22 +376,21 @@ class Searcher : public CellSorter {
       };
 #pragma unroll 1
       for (int from = 0; from < total; from += 32 * candidates_at_once) {
-        int place[candidates_at_once], who[candidates_at_once];
-        float2 its[candidates_at_once];
+        int place[candidates_at_once];
+        Cells::Member its[candidates_at_once];
 #pragma unroll
         for (int k = 0; k < candidates_at_once; ++k) {
           place[k] = place_of_number(from + 32 * k);
-          its[k] = cells.position[place[k]];
-          who[k] = cells.agent[place[k]];
+          its[k] = cells.at(place[k]);
         }
 #pragma unroll
         for (int k = 0; k < candidates_at_once; ++k) {
-          const bool taken = candidates.is_within(its[k].x, its[k].y, along_x, along_y) & (who[k] < Cells::bystander) &
+          const bool taken = candidates.is_within(its[k].x, its[k].y, along_x, along_y) & its[k].is_candidate() &
                              (from + 32 * k + lane < total);
           const unsigned takers = __ballot_sync(~0u, taken);
           const int candidate = size + __popc(takers & ((1u << lane) - 1));
           if (taken && candidate >= 0 && candidate < Candidates::capacity) {
-            candidates.put(candidate, who[k], its[k].x, its[k].y);
+            candidates.put(candidate, its[k].agent(), its[k].x, its[k].y);
             if (static_cast<unsigned>(place[k] - first) < 32)
               own[place[k] - first] = static_cast<std::uint8_t>(candidates.place_of(candidate));
           }

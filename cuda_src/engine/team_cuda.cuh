@@ -1,22 +1,17 @@
-// The threads of a block, or of a cluster of blocks, share one copy of an environment: lane l plays agents l, l +
-// lanes, l + 2 lanes, …. Each call ends in a barrier, or has had one since it last read: what one loop wrote, the next
-// may read.
+// The threads of a block, or of a cluster of blocks, share one copy of an environment. Each call ends in a barrier, or
+// has had one since it last read: what one loop wrote, the next may read.
 #pragma once
 
 #include "chosen.cuh"
-#include "math.cuh"
-#include "ordered.cuh"
-#include "portable.cuh"
-#include "range.cuh"
+#include "team_lanes.cuh"
 
-class Team {
+class Team : public TeamLanes {
  public:
   // Calls visit(i) for every agent i of the range, in no particular order. A visit may write the entries of agent i
   // and read what no visit of this loop writes.
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
-    each_own(range, visit);
-    synchronize();
+    in_phase([&] { each_own(range, visit); });
   }
 
   // Calls visit(i, k) for every agent i of the range and each k = 0, …, count - 1 that chosen(i, k) holds for, in order
@@ -103,13 +98,7 @@ class Team {
     return least_of_warp(smallest, best);
   }
 
-  // Adds to a counter that several agents may add to in the same loop.
-  METHOD void add(int& target, int amount) { atomicAdd(&target, amount); }
-
  protected:
-  // Makes later calls concern this copy only if the condition holds.
-  METHOD void only_if(bool condition) { active_ = condition; }
-
   METHOD bool any_active() const { return active_; }
 
   METHOD bool is_leader() const { return active_ && lane_ == 0; }
@@ -127,33 +116,52 @@ class Team {
       __syncthreads();
   }
 
-  static constexpr int team_ = 0;
-  static constexpr int warps_ = Geometry::lanes / 32;
-  int lane_;        // of the team
-  bool active_;     // whether calls concern this copy
-  float* scratch_;  // memory of the team for reductions, in two halves that they use in turn
+  // The part of a call between two barriers; not for copies that calls do not concern.
+  template <class Part>
+  METHOD void in_phase(Part part) const {
+    if (active_) part();
+    synchronize();
+  }
+
+  // Calls visit(k) for k = 0, …, count - 1, none of which waits for what another one returns.
+  template <int count, class Visit>
+  METHOD void side_by_side(Visit visit) const {
+#pragma unroll
+    for (int k = 0; k < count; ++k) visit(k);
+  }
+
+  // The given words, zero.
+  template <int words>
+  METHOD unsigned* zeroed_words(unsigned* memory) const {
+    if (lane_ < words) memory[lane_] = 0;
+    synchronize();
+    return memory;
+  }
+
+  // Sets sums[k] to the sum of the values before the k-th.
+  METHOD void add_up(const int* values, int* sums, int count) {
+    int* totals = reinterpret_cast<int*>(scratch_);
+    const int per_lane = (count + Geometry::lanes - 1) / Geometry::lanes;
+    const int first = Math::min(lane_ * per_lane, count), end = Math::min(first + per_lane, count);
+    int own = 0, sum = 0;
+    in_phase([&] {
+      for (int k = first; k < end; ++k) own += values[k];
+      sum = sum_up_to(own, lane_ % 32);
+      if (lane_ % 32 == 31) totals[lane_ / 32] = sum;
+    });
+    in_phase([&] {
+      int before = 0;
+      for (int warp = lane_ % 32; warp < lane_ / 32; warp += 32) before += totals[warp];
+      sum += __reduce_add_sync(~0u, before) - own;
+      for (int k = first; k < end; ++k) {
+        sums[k] = sum;
+        sum += values[k];
+      }
+    });
+  }
 
  private:
   static constexpr bool lane_for_each_ = Geometry::num_agents <= Geometry::lanes;
-
-  // Calls visit(i) for this lane's agents in the range. How many there may be is constant, so that a compiler knows
-  // what unrolling costs.
-  template <class Visit>
-  METHOD void each_of_mine(Range range, Visit visit) const {
-    for (int first = range.first / Geometry::lanes * Geometry::lanes; first < range.end(); first += Geometry::lanes) {
-      const int i = first + lane_;
-      const bool is_behind = first >= range.first || i >= range.first;
-      const bool is_before = first + Geometry::lanes <= range.end() || i < range.end();
-      if (is_behind && is_before) visit(i);
-    }
-  }
-
-  template <class Predicate>
-  METHOD int tally(Range range, Predicate& predicate) const {
-    int total = 0;
-    each_of_mine(range, [&](int i) { total += predicate(i) ? 1 : 0; });
-    return total;
-  }
 
   // Spreads the warps' numbers over the lanes of each warp.
   template <class Visit>
@@ -168,18 +176,6 @@ class Team {
   METHOD T* fresh_scratch() {
     half_ = Geometry::scratch_words - half_;
     return reinterpret_cast<T*>(scratch_ + half_);
-  }
-
-  // Adds in a binary tree over the lanes of a warp, of whose values the first `size` count, a constant `most` at most;
-  // the result is right in lane 0.
-  METHOD static float sum_tree(float value, int part, int size, int most) {
-#pragma unroll
-    for (int half = 16; half > 0; half /= 2) {
-      if (half >= most) continue;
-      const float other = __shfl_down_sync(~0u, value, half);
-      if (size == 32 || part + half < size) value += other;
-    }
-    return value;
   }
 
   // The same for every lane.
@@ -201,14 +197,6 @@ class Team {
     }
     synchronize();
     return sums;
-  }
-
-  // Leaves the warp's smallest key in `key` and returns its index, the lowest of equal ones.
-  METHOD static int least_of_warp(unsigned& key, int index) {
-    const unsigned smallest = __reduce_min_sync(~0u, key);
-    index = static_cast<int>(__reduce_min_sync(~0u, key == smallest ? static_cast<unsigned>(index) : ~0u));
-    key = smallest;
-    return index;
   }
 
   int half_ = 0;  // of the scratch memory that was used last, as an offset

@@ -77,6 +77,13 @@ class Team {
   METHOD bool is_leader() const { return active_ && lane_ == 0; }
   METHOD void synchronize() const { __syncwarp(); }
 
+  // Calls visit(k) for k = 0, …, count - 1, none of which waits for what another one returns.
+  template <int count, class Visit>
+  METHOD void side_by_side(Visit visit) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) visit(k);
+  }
+
   template <class Visit>
   METHOD void each_own(Range range, Visit visit) {
     each(range, visit);

@@ -78,6 +78,13 @@ class Team {
   METHOD bool is_leader() const { return active_; }
   METHOD void synchronize() const {}
 
+  // Calls visit(k) for k = 0, …, count - 1, none of which waits for what another one returns.
+  template <int count, class Visit>
+  METHOD void side_by_side(Visit visit) {
+    UNROLLED
+    for (int k = 0; k < count; ++k) visit(k);
+  }
+
   template <class Visit>
   METHOD void each_own(Range range, Visit visit) {
     each(range, visit);

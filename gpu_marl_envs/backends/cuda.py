@@ -7,10 +7,12 @@ import contextlib
 import ctypes
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,16 @@ from gymnasium.vector import AutoresetMode
 from gpu_marl_envs.backends.base import Backend
 from gpu_marl_envs.backends.compilation import compile_cached, is_strict
 from gpu_marl_envs.backends.functions import Functions
-from gpu_marl_envs.backends.layout import MANY_COPIES, Layout, cuda_layout
+from gpu_marl_envs.backends.layout import MANY_COPIES, MOST_WORDS, Layout, cuda_layout
 from gpu_marl_envs.backends.overlapping import OverlappingKernels
-from gpu_marl_envs.backends.source import arguments_dtype, translation_unit
-from gpu_marl_envs.errors import BackendUnavailableError, ParameterError, UsageError
+from gpu_marl_envs.backends.source import OPERATIONS, arguments_dtype, translation_unit
+from gpu_marl_envs.errors import BackendUnavailableError, DeclarationError, ParameterError, UsageError
 from gpu_marl_envs.spec import Environment
 
 # Contraction (fmad) would fuse a multiplication with an addition, and change the bits against a CPU.
 _FLAGS = ["-cubin", "-std=c++17", "-O3", "-fmad=false", "-lineinfo", "--expt-relaxed-constexpr"]
 _STRICT = ["--Werror", "all-warnings"]
+_SPLIT_COMPILE_SINCE = 12, 1  # release of nvcc
 _THREADS = 128  # of a block of functions
 _SHARED_BYTES = 48 * 1024  # that it takes at most, if 32 rows fit
 _NON_BLOCKING = 1  # of CUstream_flags
@@ -64,7 +67,10 @@ class CudaBackend(Backend):
         self._backwards = False
         self._process = os.getpid()
         self._arguments_bytes = arguments_dtype(environment).itemsize
-        self._launchers = {name: self._launcher(f"gpu_marl_{name}", binary) for name in ("step", "reset", "observe")}
+        self._launchers = {
+            operation: [self._launcher(name, binary) for name in _kernel_names(operation, self.layout)]
+            for operation in OPERATIONS
+        }
 
     def bind(self, arguments: np.ndarray[Any, Any]) -> None:
         self._arguments = arguments
@@ -73,8 +79,13 @@ class CudaBackend(Backend):
     def launch(self, operation: str) -> None:
         if self._turns_round:
             self._arguments["backwards"] = self._backwards = not self._backwards
-        launcher, arguments = self._launchers[operation], self._arguments.tobytes()
-        self._gpu.enqueue(lambda stream: launcher(stream, arguments))
+        launchers, arguments = self._launchers[operation], self._arguments.tobytes()
+
+        def launch_all(stream: Any) -> None:
+            for launcher in launchers:
+                launcher(stream, arguments)
+
+        self._gpu.enqueue(launch_all)
 
     def _launcher(self, name: str, binary: Path) -> Callable[[Any, bytes], None]:
         """What launches a kernel on a stream of PyCUDA's, with its arguments."""
@@ -82,8 +93,9 @@ class CudaBackend(Backend):
         with self._gpu.current():
             if self.layout.overlaps:
                 kernels = self._gpu.overlapping_kernels(binary)
-                # Environments share a kernel, and their launches take different amounts.
-                kernels.allow_shared_bytes(name, self._gpu.shared_limit)
+                # Environments share a kernel, and their launches take different amounts. Phases ask for none: what
+                # they use is known when they are compiled.
+                kernels.allow_shared_bytes(name, self._gpu.shared_limit if shared_bytes else 0)
                 return lambda stream, arguments: kernels.launch(
                     name, grid, block, 0 if stream is None else stream.handle, shared_bytes, arguments
                 )
@@ -176,16 +188,66 @@ def compile_kernels(
 
     Raises:
         BackendUnavailableError: there is no nvcc.
+        DeclarationError: it declares ``loop_by_loop``, but loops depend on what is known only when it runs.
         KernelCompileError: the dynamics do not compile.
     """
     hopper = int(architecture.removeprefix("sm_").rstrip("af")) >= 90
     layout = cuda_layout(environment, shared_limit, num_envs, obs_dtype.itemsize, hopper=hopper)
-    source = translation_unit(environment, layout, autoreset, obs_dtype, cuda=True)
-    return layout, compile_cached(source, environment.kernel(), _command(architecture), ".cubin", _nvcc_version())
+
+    def compiled(suffix: str) -> Path:
+        source = translation_unit(environment, layout, autoreset, obs_dtype, cuda=True)
+        command = _command(architecture, suffix, many_kernels=layout.phased)
+        return compile_cached(source, environment.kernel(), command, suffix, _nvcc_version())
+
+    if layout.phased:
+        layout = replace(layout, phases=_count_phases(compiled(".ptx").read_text(), environment.id))
+    return layout, compiled(".cubin")
 
 
-def _command(architecture: str) -> list[str]:
-    return [_nvcc(), *_FLAGS, *(_STRICT if is_strict() else ()), f"-arch={architecture}"]
+def _count_phases(assembler: str, env_id: str) -> dict[str, int]:
+    """How many phases each operation has, which a compiler has worked out (``COUNT_PHASES`` in the engine).
+
+    Raises:
+        DeclarationError: it has not, or there is too little room for results of reductions.
+    """
+    counts, words = {}, 0
+    for kernel in assembler.split(".entry")[1:]:
+        for operation, *registers in re.findall(r"// (\w+) has (%r\d+) phases, (%r\d+) words", kernel):
+            phases, its_words = (_constant(kernel, register) for register in registers)
+            if phases is not None and its_words is not None:
+                counts[operation], words = phases, max(words, its_words)
+    if counts.keys() != set(OPERATIONS):
+        raise DeclarationError(
+            f"{env_id} declares loop_by_loop, but how many loops over agents it has is not known when its kernel is "
+            "compiled; leave loop_by_loop out, or make what they depend on static parameters."
+        )
+    if words > MOST_WORDS:
+        raise DeclarationError(
+            f"{env_id} declares loop_by_loop, but its reductions and searches leave {words} words of results, with "
+            f"room for {MOST_WORDS}; leave loop_by_loop out."
+        )
+    return counts
+
+
+def _constant(kernel: str, register: str) -> int | None:
+    """What a register of PTX code is set to, if that is a number and happens once."""
+    written = re.findall(rf"^\s*(?:@\S+\s+)?(\S+)\s+{re.escape(register)}, (.*);", kernel, re.MULTILINE)
+    is_constant = len(written) == 1 and written[0][0].startswith("mov.") and written[0][1].isdecimal()
+    return int(written[0][1]) if is_constant else None
+
+
+def _kernel_names(operation: str, layout: Layout) -> list[str]:
+    """The kernels that an operation launches, in this order."""
+    name = f"gpu_marl_{operation}"
+    return [f"{name}_{phase}" for phase in range(layout.phases[operation])] if layout.phased else [name]
+
+
+def _command(architecture: str, suffix: str = ".cubin", *, many_kernels: bool = False) -> list[str]:
+    flags = _FLAGS if suffix == ".cubin" else ["-ptx", *_FLAGS[1:]]
+    release = re.search(r"release (\d+)\.(\d+)", _nvcc_version())
+    at_once = many_kernels and release is not None and (int(release[1]), int(release[2])) >= _SPLIT_COMPILE_SINCE
+    parallel = ["--split-compile=0"] if at_once else []  # on all processors
+    return [_nvcc(), *flags, *parallel, *(_STRICT if is_strict() else ()), f"-arch={architecture}"]
 
 
 @cache

@@ -41,6 +41,13 @@ RESIDENT_SEARCHING_WARPS = 24  # where agents look for neighbours, which takes 8
 RESIDENT_CELL_BLOCKS = 2  # at most, where they are sorted into cells: eight warps then have 128 registers
 RESIDENT_LONE_WARPS = 24  # of a block that has a multiprocessor for itself
 RESIDENT_LONE_CELL_WARPS = 16  # the same where agents are sorted into cells
+PHASED_WARPS = 4  # of a block that runs one phase of a step
+MOST_PHASED_AGENTS = 8  # of a lane: blocks take time to start, and lanes to find out what concerns them
+RESIDENT_PHASED_WARPS = 16  # of a multiprocessor; with 128 registers where they search
+PHASED_LANES = 64 * WARP * MULTIPROCESSORS  # that run at once
+FEWEST_PHASED_AGENTS = 1 << 16  # of all copies, from which on a launch for each phase pays
+MOST_STATIC_BYTES = 48 * 1024  # of shared memory whose size is known when kernels are compiled
+MOST_WORDS = 256  # in which a copy's reductions of one step leave their results
 TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: four fit on a multiprocessor then
 
 
@@ -84,7 +91,7 @@ class Layout:
         packed: whether several copies share a warp.
         lanes: lanes that play one copy.
         copies: copies of one unit.
-        blocks: blocks that play one copy together, a cluster.
+        blocks: blocks that play one copy together, a cluster unless phased.
         warps: most warps of one block.
         staged: whether the state lives in shared memory during a launch, or is worked on in place.
         row_lanes: lanes that write one observation together.
@@ -94,6 +101,8 @@ class Layout:
         loads_record: whether a copy's ``Record`` is read with its state, not when its episode ends: where it is a small
             part of the bytes, or a step's latency matters more than they do.
         overlaps: whether a launch may start while the kernel before is still ending.
+        phased: whether each phase of an operation is a launch of its own, for all copies at once.
+        phases: how many launches an operation then takes; filled in by who compiles them.
         scratch_bytes: memory for the partial results of one reduction; there is room for two.
         search: memory in which agents look for neighbours together.
         stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
@@ -115,6 +124,8 @@ class Layout:
     actions_staged: bool = False
     loads_record: bool = False
     overlaps: bool = False
+    phased: bool = False
+    phases: dict[str, int] = field(default_factory=dict)
     scratch_bytes: int = 0
     search: SearchMemory = field(default_factory=SearchMemory)
     stage_floats: int = 0
@@ -123,6 +134,8 @@ class Layout:
     @property
     def resident_blocks(self) -> int:
         """Blocks that are to run on a multiprocessor at once; more of them leave fewer registers to each lane."""
+        if self.phased:
+            return RESIDENT_PHASED_WARPS // self.warps
         if self.in_warps:
             warps = RESIDENT_SMALL_WARPS
         else:
@@ -152,7 +165,7 @@ class Layout:
         """The grid of a launch, the threads of a block, and its bytes of dynamic shared memory."""
         units = -(-num_envs // self.copies)
         if not self.in_warps:
-            return (units * self.blocks, 1), (self.threads, 1, 1), self.shared_bytes
+            return (units * self.blocks, 1), (self.threads, 1, 1), 0 if self.phased else self.shared_bytes
         warps = max(min(self.warps, units // multiprocessors), 1)  # few copies are spread over the whole device
         blocks, shared_bytes = -(-units // warps), self.shared_bytes // self.warps * warps
         share = -(-blocks // multiprocessors)
@@ -269,9 +282,9 @@ def _one_per_team(
 ) -> Layout:
     agents = environment.num_agents
     chunks = -(-agents // WARP)
-    search = _search_memory(environment)
-    team_warps = _team_warps(search, chunks)
     for staged in (True, False):
+        search = _search_memory(environment, staged=staged)
+        team_warps = _team_warps(search, chunks)
         blocks, most_warps = 1, team_warps
         if not staged:
             most_warps = IN_PLACE_CELL_WARPS if search.most_cells else team_warps
@@ -281,8 +294,9 @@ def _one_per_team(
                 blocks = max(1, min(most_blocks, agents // (WARP * lone_warps)))
                 most_warps = min(lone_warps, chunks)
         row_lanes, stage_floats = _row_stage(agents, longest_row, entry_bytes, search, staged=staged)
-        scratch_bytes = _align(max(4 * chunks, 8 * blocks * most_warps), 16)
-        extra = {"scratch": 2 * scratch_bytes, "search": search.size}
+        parts = chunks + len(environment.agent_groups)  # of 32 agents of a group
+        scratch_bytes = _align(max(4 * parts, 8 * blocks * most_warps), 16)
+        extra = {"scratch": 2 * scratch_bytes, "search": search.size, "words": 0 if staged else 4 * MOST_WORDS}
         offsets, unit_bytes = _unit(environment, copies=1, staged=staged, actions=staged, extra=extra)
         unit_bytes = _align(unit_bytes, 4 * LINE_FLOATS)
         left = shared_limit - (unit_bytes if staged else 0)
@@ -290,6 +304,11 @@ def _one_per_team(
         if left >= 0 and warps >= min(FEWEST_WARPS, chunks):
             break
     warps = _warps_of_resident_blocks(warps, unit_bytes, 4 * stage_floats) if staged and search.most_cells else warps
+    phased = _is_phased(environment, num_envs, 4 * PHASED_WARPS * stage_floats, hopper=most_blocks > 1)
+    if not staged and phased:
+        warps = PHASED_WARPS
+        per_lane = max(1, min(MOST_PHASED_AGENTS, agents * num_envs // PHASED_LANES))
+        blocks = -(-agents // (WARP * warps * per_lane))
     layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
@@ -297,6 +316,8 @@ def _one_per_team(
         blocks=blocks,
         warps=warps,
         staged=staged,
+        overlaps=not staged and phased,
+        phased=not staged and phased,
         row_lanes=row_lanes,
         rows_staged=longest_row <= LONGEST_STAGED_ROW,
         actions_staged=staged,
@@ -313,6 +334,11 @@ def _one_per_team(
         if collecting.shared_bytes <= shared_limit and collecting.resident_blocks * warps >= COLLECTING_WARPS:
             return collecting
     return layout
+
+
+def _is_phased(environment: Environment, num_envs: int, stage_bytes: int, *, hopper: bool) -> bool:
+    many = num_envs * environment.num_agents >= FEWEST_PHASED_AGENTS
+    return hopper and many and environment.loop_by_loop and stage_bytes <= MOST_STATIC_BYTES
 
 
 def _row_stage(
@@ -334,8 +360,9 @@ def _row_stage(
     if longest_row > LONGEST_COLLECTED_ROW:
         floats = 2 * for_rows(1) if longest_row <= LONGEST_STAGED_ROW else 0
     elif search.most_cells and not staged:  # rows are written one by one, beside a warp's lists
-        row_lanes = 4
-        floats = WARP // row_lanes * for_rows(1) + WARP * search.list_bytes // 4
+        row_lanes = 2
+        row_bytes = _align(longest_row * entry_bytes + 4 * LINE_FLOATS - entry_bytes, 16)
+        floats = _align((WARP // row_lanes * row_bytes + WARP * search.list_bytes) // 4, LINE_FLOATS)
     else:
         row_lanes = 2 if search.candidates else 1
         if search.most_cells and for_rows(WARP // row_lanes) > for_candidates:
@@ -361,7 +388,7 @@ def _team_warps(search: SearchMemory, chunks: int) -> int:
     return min(range(most, fewest - 1, -1), key=lambda warps: -chunks % warps)  # who are idle in the last turn
 
 
-def _search_memory(environment: Environment) -> SearchMemory:
+def _search_memory(environment: Environment, *, staged: bool) -> SearchMemory:
     agents, neighbors = environment.num_agents, environment.neighbors()
     if neighbors == 0:
         return SearchMemory()
@@ -372,8 +399,8 @@ def _search_memory(environment: Environment) -> SearchMemory:
     most_cells, agents_per_cell, positions_at, cells_bytes = 0, 1.0, 0, 0
     if agents > MOST_CANDIDATES:
         most_cells, agents_per_cell = _cells(agents, neighbors)
-        positions_at = _align(4 * (8 + most_cells + 4 + agents), 16)
-        cells_bytes = positions_at + 8 * agents
+        positions_at = _align(4 * (8 + most_cells + 4 + (agents if staged else 0)), 16)
+        cells_bytes = positions_at + (8 if staged else 16) * agents
     lists_at = _align(max(gathered_bytes, cells_bytes), 16)
     return SearchMemory(
         candidates=candidates,

@@ -19,7 +19,9 @@ _ENGINE = frozenset(
     is_leader synchronize join each_staged_observation prepare neighbors gather load add_up tally those plays found_by
     rows_of_part is_candidate is_somewhere write_list box_of_warp max_of_warp sum_tree sum_parts least_of_warp
     search_in_cells searches_in_cells sort_into_cells list_nearest list_nearest_together list_in_cells nearest_of_part
-    use_memory next_part of_first_lane most_of observe_in_cells longest_row arguments visit first_distance_around
+    use_memory most_of observe_in_cells longest_row arguments visit first_distance_around in_parts in_phase
+    words scratch search actions positions lists side_by_side zeroed_words raise_to sum_up_to sum_of_warps
+    is_current_phase clear_words each_own each_of_mine
     allowed masks_actions any_masks most_choices write_masks
     """.split()
 )
@@ -35,8 +37,8 @@ _TYPES = frozenset(
     """
     Arguments Autoreset Bfloat16 Box ByGroup Candidates CellGrid CellSorter Cells Declared DeviceCopy Environment
     Episode FixedRange Float16 Geometry HostCopy Math MostOf Nearest NeighborIndex Observation ObservationRow Pair
-    PhiloxBlock Pool Random Range Record Rows Rules Search SearchAlone SearchDone SearchInCells SearchMemory
-    SearchNearby Searcher Team
+    PhiloxBlock Pool Random Range Record Rows Rules Search SearchAlone SearchDone SearchInCells SearchLoaded
+    SearchMemory SearchNearby Searcher Team TeamCopy TeamLanes
     """.split()
 )
 # Arguments of make_batched and of the PettingZoo constructors, which take parameters by name beside them.

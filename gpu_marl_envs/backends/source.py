@@ -22,6 +22,9 @@ _AUTORESET = {
 }
 
 
+OPERATIONS = ("step", "reset", "observe")
+
+
 def persistent_fields(environment: Environment) -> list[Field]:
     """The declared fields that outlive a step."""
     return [field for field in environment.state_fields() if not field.scratch]
@@ -63,13 +66,18 @@ def translation_unit(
     *,
     cuda: bool,
 ) -> str:
-    """The source that a backend compiles: constants and structs of the declaration, the engine, the dynamics."""
+    """The source that a backend compiles: constants and structs of the declaration, the engine, the dynamics.
+
+    Where each phase is a launch of its own, the source only counts the phases until the layout says how many there are.
+    """
     check_names(environment)
     kernel = environment.kernel()
     rules = type(environment).__name__
-    team = "sequential" if layout.lanes == 1 else "packed" if layout.packed else "cuda"
-    search = "together" if team == "cuda" else "nearby" if layout.search.most_cells else "alone"
-    kernels = "cpu" if not cuda else "cuda" if team == "cuda" else "warp"
+    together = "phased" if layout.phased else "cuda"
+    team = "sequential" if layout.lanes == 1 else "packed" if layout.packed else together
+    is_cluster = layout.blocks > 1 and not layout.phased
+    search = "together" if team == together else "nearby" if layout.search.most_cells else "alone"
+    kernels = "cpu" if not cuda else together if team == together else "warp"
     return "\n".join(
         [
             f"// Generated from the declaration of {environment.id}.",
@@ -77,7 +85,7 @@ def translation_unit(
             '#include "engine/range.cuh"',
             f"using Observation = {_OBSERVATIONS[obs_dtype]};",
             "enum class Autoreset;",
-            f"#define CLUSTER {f'__cluster_dims__({layout.blocks}, 1, 1)' if layout.blocks > 1 else ''}",
+            f"#define CLUSTER {f'__cluster_dims__({layout.blocks}, 1, 1)' if is_cluster else ''}",
             _record_struct(environment),
             _arguments_struct(environment),
             _geometry_struct(environment, layout, autoreset),
@@ -88,9 +96,17 @@ def translation_unit(
             f'#include "{kernel}"',
             f"using Rules = {rules};",
             f'#include "engine/kernels_{kernels}.cuh"',
+            *(_phases(layout) if layout.phased else []),
             "",
         ]
     )
+
+
+def _phases(layout: Layout) -> list[str]:
+    """The kernels of all phases, or of their count as long as that is unknown."""
+    if not layout.phases:
+        return [f"COUNT_PHASES({operation})" for operation in OPERATIONS]
+    return [f"PHASE({operation}, {phase})" for operation, count in layout.phases.items() for phase in range(count)]
 
 
 def record_words(environment: Environment) -> int:
@@ -188,6 +204,7 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "actions_staged": layout.actions_staged,
         "loads_record": layout.loads_record,
         "overlaps": layout.overlaps,
+        "phased": layout.phased,
     }
     lines = [
         f"static constexpr {_C_SCALARS[type(value)]} {name} = {_literal(value)};" for name, value in numbers.items()

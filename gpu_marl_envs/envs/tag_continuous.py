@@ -60,6 +60,7 @@ class TagContinuous(Environment):
     """
 
     id = "tag_continuous-v0"
+    loop_by_loop = True
 
     num_taggers: int = param(1, "number of taggers", low=1, high=100_000, static=True)
     num_runners: int = param(10, "number of runners", low=1, high=100_000, static=True)

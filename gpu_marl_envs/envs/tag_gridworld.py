@@ -51,6 +51,7 @@ class TagGridworld(Environment):
 
     id = "tag_gridworld-v0"
     agents_leave = False
+    loop_by_loop = True
 
     num_taggers: int = param(10, "number of taggers", low=1, high=99_999, static=True)
     grid_length: int = param(10, "largest coordinate of a cell", low=1, high=30_000, unit="cells")

@@ -15,6 +15,7 @@ class Probe(Environment):
     """Two groups of different kinds; every function and reduction of the engine leaves its result in the state."""
 
     id = "probe-v0"
+    loop_by_loop = True
     state = (
         Field("x", "float32", "position"),
         Field("y", "float32", "position"),

@@ -1,0 +1,217 @@
+// The lanes of several blocks play one copy of an environment, and a launch ends where they would have to wait for each
+// other: each phase of an operation, from one such end to the next, is a kernel of its own.
+//
+// All these kernels are the same code, which counts the phases it comes to. A kernel runs what belongs to the one it is
+// for, and passes over the others; since that number and the order of calls are constants, a compiler leaves nothing
+// else of it. What earlier phases have found out is in the memory of the copy: reductions leave it in words that nobody
+// else uses until the last phase makes them zero again.
+#pragma once
+
+#include "chosen.cuh"
+#include "team_lanes.cuh"
+
+class Team : public TeamLanes {
+ public:
+  // Calls visit(i) for every agent i of the range, in no particular order. A visit may write the entries of agent i
+  // and read what no visit of this loop writes.
+  template <class Visit>
+  METHOD void each(Range range, Visit visit) {
+    in_phase([&] { each_own(range, visit); });
+  }
+
+  // Calls visit(i, k) for every agent i of the range and each k = 0, …, count - 1 that chosen(i, k) holds for, in order
+  // of k.
+  template <class Chosen, class Visit>
+  METHOD void each_chosen(Range range, int count, Chosen chosen, Visit visit) {
+    each(range, [&](int i) { visit_chosen(count, [&](int k) { return chosen(i, k); }, [&](int k) { visit(i, k); }); });
+  }
+
+  // Whether predicate(i) holds for some agent of the range.
+  template <class Predicate>
+  METHOD bool any(Range range, Predicate predicate) {
+    unsigned* found = fresh_words<1>();
+    in_phase([&] {
+      if (__any_sync(~0u, tally(range, predicate) > 0) && lane_ % 32 == 0) *found = 1;
+    });
+    return *found != 0;
+  }
+
+  // For how many agents of the range predicate(i) holds.
+  template <class Predicate>
+  METHOD int count(Range range, Predicate predicate) {
+    int* total = reinterpret_cast<int*>(fresh_words<1>());
+    in_phase([&] {
+      const int of_block = sum_of_warps(__reduce_add_sync(~0u, tally(range, predicate)), Geometry::warps);
+      if (threadIdx.x == 0 && of_block > 0) atomicAdd(total, of_block);
+    });
+    return *total;
+  }
+
+  // The sum of value(i) over the range. The order of the additions depends on the size of the range alone: a binary
+  // tree over each 32 consecutive agents, then over each 32 of these sums, and so on.
+  template <class Value>
+  METHOD float sum(Range range, Value value) {
+    float* total = reinterpret_cast<float*>(fresh_words<1>());
+    int parts = (range.size + 31) / 32;
+    float *sums = scratch_ + parts_in_use_, *others = sums + Geometry::scratch_words;
+    if (is_beside_others_) parts_in_use_ += parts;
+    in_phase([&] { sum_parts(range.size, sums, [&](int k) { return value(range.first + k); }); });
+    for (; parts > 32 * 32; parts = (parts + 31) / 32) {
+      in_phase([&] { sum_parts(parts, others, [&](int k) { return sums[k]; }); });
+      float* const last = sums;
+      sums = others;
+      others = last;
+    }
+    in_phase([&] {  // the last two levels, by one block
+      if (lane_ >= Geometry::threads) return;
+      __shared__ float sums_of_block[32];
+      __syncthreads();  // another sum side by side may still be reading them
+      const int part = lane_ % 32;
+      for (int first = lane_ & ~31; first < parts; first += Geometry::threads) {
+        const float sum =
+            sum_tree(first + part < parts ? sums[first + part] : 0.0f, part, Math::min(parts - first, 32), 32);
+        if (part == 0) sums_of_block[first / 32] = sum;
+      }
+      __syncthreads();
+      if (lane_ >= 32) return;
+      const int left = (parts + 31) / 32;
+      const float sum = sum_tree(part < left ? sums_of_block[part] : 0.0f, part, left, 32);
+      if (lane_ == 0) *total = sum;
+    });
+    return *total;
+  }
+
+  // The agent of the range with the smallest key(i), an int or a float; of equal ones the lowest index.
+  template <class Key>
+  METHOD int argmin(Range range, Key key) {
+    using Candidate = unsigned long long;                         // a key, and below it an index
+    auto* best = reinterpret_cast<Candidate*>(fresh_words<2>());  // its complement
+    in_phase([&] {
+      unsigned smallest = ~0u;
+      int index = range.end() - 1;
+      each_of_mine(range, [&](int i) {
+        const unsigned candidate = ordered(key(i));
+        if (candidate < smallest) {
+          smallest = candidate;
+          index = i;
+        }
+      });
+      index = least_of_warp(smallest, index);
+      const Candidate candidate = ~(static_cast<Candidate>(smallest) << 32 | static_cast<unsigned>(index));
+      if (lane_ % 32 == 0 && candidate > *best) atomicMax(best, candidate);
+    });
+    return static_cast<int>(~*best);
+  }
+
+ protected:
+  METHOD static constexpr bool any_active() { return true; }  // all kernels come to the same phases
+
+  METHOD bool is_leader() const { return is_current_phase() && active_ && lane_ == 0; }
+
+  // Whether what follows belongs to the phase that this kernel is for.
+  METHOD bool is_current_phase() const { return phase_ == current_; }
+
+  // `each` without the end of the phase: only the lane that plays agent i may rely on what visit(i) wrote.
+  template <class Visit>
+  METHOD void each_own(Range range, Visit visit) const {
+    if (is_current_phase() && active_) each_of_mine(range, visit);
+  }
+
+  METHOD void synchronize() { ++phase_; }
+
+  // The part of a call up to the end of a phase; not for copies that calls do not concern.
+  template <class Part>
+  METHOD void in_phase(Part part) {
+    if (is_current_phase() && active_) part();
+    synchronize();
+  }
+
+  // Calls visit(k) for k = 0, …, count - 1, none of which waits for what another one returns: in the same phases.
+  template <int count, class Visit>
+  METHOD void side_by_side(Visit visit) {
+    const int first = phase_;
+    int last = first;
+    is_beside_others_ = true;
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      phase_ = first;
+      visit(k);
+      last = Math::max(last, phase_);
+    }
+    phase_ = last;
+    is_beside_others_ = false;
+    parts_in_use_ = 0;
+  }
+
+  // So many words, zero.
+  template <int words>
+  METHOD unsigned* zeroed_words(unsigned*) {
+    return fresh_words<words>();
+  }
+
+  // Sets sums[k] to the sum of the values before the k-th. Each block does so for a stretch of them, and adds up for
+  // itself those before.
+  METHOD void add_up(const int* values, int* sums, int count) {
+    constexpr int threads = Geometry::threads;
+    in_phase([&] {
+      const int of_block = (count + Geometry::blocks - 1) / Geometry::blocks;
+      const int start = Math::min(lane_ / threads * of_block, count), end = Math::min(start + of_block, count);
+      int before = 0;
+#pragma unroll 4
+      for (int k = lane_ % threads; k < start; k += threads) before += values[k];
+      before = sum_of_warps(__reduce_add_sync(~0u, before), Geometry::warps);
+#pragma unroll 1
+      for (int first = start; first < end; first += threads) {
+        const int k = first + lane_ % threads, own = k < end ? values[k] : 0;
+        const int sum = sum_up_to(own, lane_ % 32), of_warp = __shfl_sync(~0u, sum, 31);
+        const int of_warps_before = sum_of_warps(of_warp, lane_ % threads / 32);
+        if (k < end) sums[k] = before + of_warps_before + sum - own;
+        before += sum_of_warps(of_warp, Geometry::warps);
+      }
+    });
+  }
+
+  // Makes words zero that reductions have left their results in: nothing of a step may follow.
+  METHOD void clear_words() const {
+    for (int k = 0; k < words_in_use_; ++k) words_[k] = 0;
+  }
+
+  int current_;      // the phase that this kernel is for
+  int phase_ = 0;    // the one that the code has come to
+  unsigned* words_;  // memory of the team for results of reductions
+  int words_in_use_ = 0;
+
+ private:
+  template <int words>
+  METHOD unsigned* fresh_words() {
+    words_in_use_ = (words_in_use_ + words - 1) / words * words;  // pairs lie at even places
+    unsigned* const first = words_ + words_in_use_;
+    words_in_use_ += words;
+    return first;
+  }
+
+  // The sums of 32 consecutive values each.
+  template <class Value>
+  METHOD void sum_parts(int size, float* sums, Value value) const {
+    const int part = lane_ % 32;
+    for (int first = lane_ & ~31; first < size; first += Geometry::lanes) {
+      const int left = Math::min(size - first, 32);
+      const float total = sum_tree(part < left ? value(first + part) : 0.0f, part, left, 32);
+      if (part == 0) sums[first / 32] = total;
+    }
+  }
+
+  // The sum of the values of a block's first warps, each the same in all lanes of a warp. All warps call it together.
+  METHOD static int sum_of_warps(int value, int count) {
+    __shared__ int values[Geometry::warps];
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = value;
+    __syncthreads();
+    int sum = 0;
+    for (int warp = 0; warp < count; ++warp) sum += values[warp];
+    return sum;
+  }
+
+  bool is_beside_others_ = false;  // whether the present call is one of some side by side
+  int parts_in_use_ = 0;           // of the memory for partial sums, by those before it
+};
