@@ -46,6 +46,7 @@ MOST_PHASED_AGENTS = 8  # of a lane: blocks take time to start, and lanes to fin
 RESIDENT_PHASED_WARPS = 16  # of a multiprocessor; with 128 registers where they search
 PHASED_LANES = 64 * WARP * MULTIPROCESSORS  # that run at once
 FEWEST_PHASED_AGENTS = 1 << 16  # of all copies, from which on a launch for each phase pays
+FEWEST_OF_PHASED_COPY = 1 << 13  # agents; smaller copies play side by side, so that it takes four times as many
 MOST_STATIC_BYTES = 48 * 1024  # of shared memory whose size is known when kernels are compiled
 MOST_WORDS = 256  # in which a copy's reductions of one step leave their results
 TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: four fit on a multiprocessor then
@@ -337,7 +338,9 @@ def _one_per_team(
 
 
 def _is_phased(environment: Environment, num_envs: int, stage_bytes: int, *, hopper: bool) -> bool:
-    many = num_envs * environment.num_agents >= FEWEST_PHASED_AGENTS
+    agents = environment.num_agents
+    fewest = FEWEST_PHASED_AGENTS * (4 if agents < FEWEST_OF_PHASED_COPY else 1)
+    many = num_envs * agents >= fewest
     return hopper and many and environment.loop_by_loop and stage_bytes <= MOST_STATIC_BYTES
 
 
