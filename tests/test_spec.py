@@ -481,6 +481,10 @@ def test_a_name_of_the_engine_is_refused(declare: Declare) -> None:
         ({"state": (Field("key", "int32", "hides the random keys"),)}, "'key'"),
         ({"state": (Field("save", "int32", "hides a method"),)}, "'save'"),
         ({"state": (Field("visit", "int32", "hides the engine's"),)}, "'visit'"),
+        *(
+            ({"state": (Field(name, "int32", "lies where something else does"),)}, f"'{name}'")
+            for name in ("actions", "lists", "positions", "scratch", "search", "words")
+        ),
         ({"truncate_after": "horizon"}, "'horizon'"),
     ],
 )

@@ -20,11 +20,12 @@ _ENGINE = frozenset(
     rows_of_part is_candidate is_somewhere write_list box_of_warp max_of_warp sum_tree sum_parts least_of_warp
     search_in_cells searches_in_cells sort_into_cells list_nearest list_nearest_together list_in_cells nearest_of_part
     use_memory most_of observe_in_cells longest_row arguments visit first_distance_around in_parts in_phase
-    words scratch search actions positions lists side_by_side zeroed_words raise_to sum_up_to sum_of_warps
-    is_current_phase clear_words each_own each_of_mine
+    side_by_side zeroed_words raise_to sum_up_to sum_of_warps is_current_phase clear_words each_own each_of_mine
     allowed masks_actions any_masks most_choices write_masks
     """.split()
 )
+# What layouts keep beside the state fields, by name as well.
+_MEMORY = frozenset({"actions", "lists", "positions", "scratch", "search", "words"})
 _CPP = frozenset(
     """
     alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double
@@ -75,6 +76,7 @@ def check_names(environment: Environment) -> None:
             _check_choices(environment, parameter)
     for field in fields:
         _refuse(owner, field.name, _STATE, "an attribute of every state")
+        _refuse(owner, field.name, _MEMORY, "a part of a copy's memory")
 
 
 def _check_choices(environment: Environment, parameter: Parameter) -> None:
