@@ -287,7 +287,7 @@ struct Lane : Searcher {
       for (int k = 0; k < found.found; ++k) answer[i].agent[k] = found[k];
     };
     if constexpr (VISITED) {
-      search_in_cells(what, asks, NUM_AGENTS, [&](int i, const Nearest<K>& found) {
+      search_in_cells(what, asks, [&](int i, const Nearest<K>& found) {
         if (i >= 0) note(i, found);
       });
     } else {

@@ -302,7 +302,7 @@ class Environment : public Declared, public Math, public Searcher {
     auto* stage = reinterpret_cast<Observation*>(warp_memory_);
     auto* lists = reinterpret_cast<std::uint32_t*>(stage + rows * room);
     const int lane = lane_ % 32;
-    list_in_cells(search, asks, Geometry::num_agents, lists, [&](int own, const auto& prepared) {
+    list_in_cells(search, asks, lists, [&](int own, const auto& prepared) {
 #pragma unroll 1
       for (int first = 0; first < 32; first += rows) {
         const int of_lane = first + lane / row_lanes, i = __shfl_sync(~0u, own, of_lane);

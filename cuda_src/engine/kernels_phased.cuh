@@ -83,7 +83,7 @@ class DeviceCopy : public TeamCopy {
 
 template <class Run>
 METHOD void launch(const Arguments& arguments, int phase, Run run) {
-  if constexpr (Geometry::overlaps) overlap_launches();
+  overlap_launches();
   DeviceCopy copy(arguments, phase);
   run(copy);
   wait_for_stored_rows();

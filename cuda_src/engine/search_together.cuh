@@ -230,21 +230,20 @@ class Searcher : public CellSorter {
   // Fills the lists of all who ask.
   template <int K, class Agents, class Eligible, class Asks>
   METHOD void list_nearest(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
-    search_in_cells(search, asks, Geometry::num_agents, [&](int i, const Nearest<K>& found) {
+    search_in_cells(search, asks, [&](int i, const Nearest<K>& found) {
       if (i >= 0 && asks(i)) write_list(lists, i, found);
     });
   }
 
  protected:
-  // Warps take 32 agents at a time, in the order of their cells, then `others` more by their index. Calls visit(i,
-  // found) in all lanes of a warp; i is -1 for lanes without an agent. Of the others, who find nobody, it leaves out
-  // those who are in cells.
+  // Warps take 32 agents at a time, in the order of their cells, then by their index those who are not in cells or do
+  // not ask, and find nobody. Calls visit(i, found) in all lanes of a warp; i is -1 for lanes without an agent.
   template <int K, class Agents, class Eligible, class Asks, class Visit>
-  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Visit visit) {
+  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, Visit visit) {
     const Cells cells = sort_into_cells(search, Range{0, Geometry::num_agents}, asks);
     const int end_of_cells = (cells.size + 31) & ~31, lane = lane_ % 32;
     in_phase([&] {
-      in_parts(cells.taken, end_of_cells + others, [&](int first) {
+      in_parts(cells.taken, end_of_cells + Geometry::num_agents, [&](int first) {
         Nearest<K> found;
         found.found = 0;
         int i = first - end_of_cells + lane;
@@ -253,7 +252,7 @@ class Searcher : public CellSorter {
           found = nearest_of_part<K>(cells, first, search.limit);
           const auto member = cells.at(Math::min(first + lane, cells.size - 1));
           i = first + lane < cells.size && member.asks() ? member.agent() : -1;
-        } else if (i >= others || (asks(i) && is_somewhere(search, i))) {
+        } else if (i >= Geometry::num_agents || (asks(i) && is_somewhere(search, i))) {
           i = -1;
         }
         visit(i, found);
@@ -264,9 +263,8 @@ class Searcher : public CellSorter {
   // The same with lists for several lanes to read, 32 in `lists`: calls visit(i, prepared), where prepared.of(lane) is
   // what the agent of a lane finds.
   template <int K, class Agents, class Eligible, class Asks, class Visit>
-  METHOD void list_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, std::uint32_t* lists,
-                            Visit visit) {
-    search_in_cells(search, asks, others, [&](int i, const Nearest<K>& found) {
+  METHOD void list_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists, Visit visit) {
+    search_in_cells(search, asks, [&](int i, const Nearest<K>& found) {
       write_list(lists, lane_ % 32, found);
       __syncwarp();
       visit(i, SearchLoaded<K>{lists});

@@ -16,7 +16,7 @@ class Team : public TeamLanes {
   // and read what no visit of this loop writes.
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
-    in_phase([&] { each_own(range, visit); });
+    in_phase([&] { each_of_mine(range, visit); });
   }
 
   // Calls visit(i, k) for every agent i of the range and each k = 0, …, count - 1 that chosen(i, k) holds for, in order

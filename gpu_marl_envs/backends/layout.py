@@ -305,8 +305,9 @@ def _one_per_team(
         if left >= 0 and warps >= min(FEWEST_WARPS, chunks):
             break
     warps = _warps_of_resident_blocks(warps, unit_bytes, 4 * stage_floats) if staged and search.most_cells else warps
-    phased = _is_phased(environment, num_envs, 4 * PHASED_WARPS * stage_floats, hopper=most_blocks > 1)
-    if not staged and phased:
+    stage_bytes = 4 * PHASED_WARPS * stage_floats
+    phased = not staged and _is_phased(environment, num_envs, stage_bytes, hopper=most_blocks > 1)
+    if phased:
         warps = PHASED_WARPS
         per_lane = max(1, min(MOST_PHASED_AGENTS, agents * num_envs // PHASED_LANES))
         blocks = -(-agents // (WARP * warps * per_lane))
@@ -317,8 +318,8 @@ def _one_per_team(
         blocks=blocks,
         warps=warps,
         staged=staged,
-        overlaps=not staged and phased,
-        phased=not staged and phased,
+        overlaps=phased,
+        phased=phased,
         row_lanes=row_lanes,
         rows_staged=longest_row <= LONGEST_STAGED_ROW,
         actions_staged=staged,

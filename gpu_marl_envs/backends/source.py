@@ -12,6 +12,8 @@ from gpu_marl_envs.backends.layout import SHORTEST_IN_PIECES, Layout
 from gpu_marl_envs.backends.names import check_names, enum_name
 from gpu_marl_envs.spec import Environment, Field, Parameter
 
+OPERATIONS = ("step", "reset", "observe")
+
 _C_TYPES = {"float32": "float", "int32": "int"}
 _OBSERVATIONS = {torch.float32: "float", torch.bfloat16: "Bfloat16", torch.float16: "Float16"}
 _C_SCALARS: dict[type, str] = {int: "int", float: "float"}
@@ -20,9 +22,6 @@ _AUTORESET = {
     AutoresetMode.SAME_STEP: "same_step",
     AutoresetMode.DISABLED: "disabled",
 }
-
-
-OPERATIONS = ("step", "reset", "observe")
 
 
 def persistent_fields(environment: Environment) -> list[Field]:
