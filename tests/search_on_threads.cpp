@@ -269,13 +269,14 @@ constexpr FixedRange<5, NUM_AGENTS - 9> some{};
 struct Lane : Searcher {
   int search(int block, [[maybe_unused]] int phase, float limit, unsigned char* team_memory, unsigned char* warp_memory,
              float* scratch, [[maybe_unused]] unsigned* words) {
-    lane_ = Geometry::threads * block + thread;
+    lane_ = Geometry::threads * (block % Geometry::blocks) + thread;
     active_ = true;
     scratch_ = scratch;
     search_memory_ = team_memory;
     warp_memory_ = warp_memory;
 #if PHASED
     current_ = phase;
+    is_helper_ = block >= Geometry::blocks;
     words_ = words;
 #endif
     const auto is_eligible = [](int j) { return eligible[j]; };
@@ -418,7 +419,7 @@ int main() {
         if (over) return;
         int phases = 1;
         for (int phase = 0; phase < phases; ++phase)
-          for (int block = 0; block < (PHASED ? Geometry::blocks : 1); ++block) {
+          for (int block = PHASED ? 2 * Geometry::blocks : 1; --block >= 0;) {  // those who help first
             Lane lane;
             phases = lane.search(block, phase, limit, team_memory.get(), warp_memory.get() + t / 32 * warp_bytes,
                                  scratch.data(), words.data());

@@ -144,9 +144,10 @@ def test_the_step_of_a_crowd_spills_nothing(tmp_path: Path) -> None:
 def test_large_copies_have_a_kernel_for_each_phase() -> None:
     environment = registry.get("tag_gridworld-v0").make(num_taggers=30_000, use_full_observation=False)
     layout, binary = cuda.compile_kernels(environment, AutoresetMode.SAME_STEP, "sm_90", SHARED_LIMITS["sm_90"], 100)
-    assert layout.phased and layout.phases["step"] > layout.phases["reset"] > layout.phases["observe"] > 1
-    for operation, phases in layout.phases.items():
-        names = cuda._kernel_names(operation, layout)
+    counts = {operation: len(multiples) for operation, multiples in layout.phases.items()}
+    assert layout.phased and counts["step"] > counts["reset"] > counts["observe"] > 1
+    for operation, phases in counts.items():
+        names = [name for name, _ in cuda._kernels(operation, layout)]
         assert len(names) == phases and all(name.encode() in binary.read_bytes() for name in names)
         assert f"gpu_marl_{operation}_{phases}".encode() not in binary.read_bytes()
 
@@ -167,12 +168,14 @@ def test_loops_whose_number_is_not_known_cannot_be_launches(monkeypatch: pytest.
 def test_phases_are_counted_where_they_are_constants() -> None:
     entry = ".entry gpu_marl_{0}(\n mov.u32 %r1, {1};\n mov.u32 %r2, {2};\n // {0} has %r1 phases, %r2 words\n"
     code = "".join(entry.format(operation, 5, 9) for operation in ("step", "reset", "observe"))
-    assert cuda._count_phases(code, "some-v0") == {"step": 5, "reset": 5, "observe": 5}
+    assert cuda._find_phases(code, "some-v0") == dict.fromkeys(("step", "reset", "observe"), (1, 1, 1, 1, 1))
+    searching = code.replace("mov.u32 %r2", "mov.u32 %r3, 3;\n // searches in %r3\n mov.u32 %r2")
+    assert cuda._find_phases(searching, "some-v0")["step"] == (1, 1, 1, layouts.SEARCHING_BLOCKS, 1)
     for changed in ("add.s32 %r1, %r1, 4;", "@%p1 mov.u32 %r1, 6;"):
         with pytest.raises(DeclarationError, match="some-v0 declares loop_by_loop, but how many"):
-            cuda._count_phases(code.replace("mov.u32 %r2", f"{changed}\n mov.u32 %r2"), "some-v0")
+            cuda._find_phases(code.replace("mov.u32 %r2", f"{changed}\n mov.u32 %r2"), "some-v0")
     with pytest.raises(DeclarationError, match="leave 900 words"):
-        cuda._count_phases(code.replace(", 9;", ", 900;"), "some-v0")
+        cuda._find_phases(code.replace(", 9;", ", 900;"), "some-v0")
 
 
 @needs_nvcc

@@ -36,6 +36,7 @@ struct Cells : CellGrid {
   int* who_is_at;       // [size] unless they lie together
   Member* member;       // [size] if they do
   int size;
+  int asking;  // how many of them ask
   int* taken;  // agents, in this order, of whom warps have taken care
 
   METHOD Member at(int place) const {
@@ -70,8 +71,8 @@ class CellSorter : public Team {
   METHOD Cells sort_into_cells(const Search& search, Agents all, Asks asks) {
     Cells cells;
     unsigned* bounds =
-        zeroed_words<6>(reinterpret_cast<unsigned*>(search_memory_));  // the largest of -x, x, -y, y; members
-    cells.taken = reinterpret_cast<int*>(bounds + 5);
+        zeroed_words<7>(reinterpret_cast<unsigned*>(search_memory_));  // the largest of -x, x, -y, y; members; who asks
+    cells.taken = reinterpret_cast<int*>(bounds + 6);
     cells.start = reinterpret_cast<int*>(search_memory_) + 8;
     cells.who_is_at = cells.start + Geometry::most_cells + 4;
     cells.position_of = reinterpret_cast<float2*>(search_memory_ + Geometry::positions_at);
@@ -102,7 +103,7 @@ class CellSorter : public Team {
     in_phase([&] {
       for (int cell = lane_; cell < Geometry::most_cells; cell += Geometry::lanes) counts[cell] = 0;
       unsigned bound[4] = {0, 0, 0, 0};
-      int members = 0;
+      int members = 0, asking = 0;
       each_member([&](const Members& member) {
 #pragma unroll
         for (int k = 0; k < members_at_once; ++k) {
@@ -113,14 +114,20 @@ class CellSorter : public Team {
           bound[2] = ::max(bound[2], ~at_y);
           bound[3] = ::max(bound[3], at_y);
           ++members;
+          asking += member[k].asks() ? 1 : 0;
         }
       });
 #pragma unroll
       for (int k = 0; k < 4; ++k) raise_to(bounds[k], __reduce_max_sync(~0u, bound[k]));
       members = __reduce_add_sync(~0u, members);
-      if (lane_ % 32 == 0 && members > 0) atomicAdd(bounds + 4, members);
+      asking = __reduce_add_sync(~0u, asking);
+      if (lane_ % 32 == 0 && members > 0) {
+        atomicAdd(bounds + 4, members);
+        atomicAdd(bounds + 5, asking);
+      }
     });
     cells.size = static_cast<int>(bounds[4]);
+    cells.asking = static_cast<int>(bounds[5]);
     cells.lay_out(cells.size, Geometry::agents_per_cell, number_in_order(~bounds[0]), number_in_order(bounds[1]),
                   number_in_order(~bounds[2]), number_in_order(bounds[3]));
     in_phase([&] {

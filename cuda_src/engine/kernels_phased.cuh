@@ -7,9 +7,11 @@
 
 class DeviceCopy : public TeamCopy {
  public:
-  METHOD DeviceCopy(const Arguments& arguments, int phase) {
+  // For a phase that so many times the team's blocks take part in.
+  METHOD DeviceCopy(const Arguments& arguments, int phase, unsigned multiple) {
     arguments_ = &arguments;
-    copy_ = blockIdx.x / Geometry::blocks;
+    copy_ = blockIdx.x / (Geometry::blocks * multiple);
+    is_helper_ = blockIdx.x % (Geometry::blocks * multiple) >= Geometry::blocks;
     lane_ = static_cast<int>(blockIdx.x % Geometry::blocks * Geometry::threads + threadIdx.x);
     __builtin_assume(lane_ >= 0 && lane_ < Geometry::lanes);
     current_ = phase;
@@ -29,6 +31,9 @@ class DeviceCopy : public TeamCopy {
     only_if(true);
     load_counters();
   }
+
+  // To count the phases.
+  METHOD explicit DeviceCopy(const Arguments& arguments) : DeviceCopy(arguments, counting, 1) {}
 
   METHOD void step() {
     constexpr bool same_step = Geometry::autoreset == Autoreset::same_step;
@@ -82,24 +87,25 @@ class DeviceCopy : public TeamCopy {
 };
 
 template <class Run>
-METHOD void launch(const Arguments& arguments, int phase, Run run) {
+METHOD void launch(const Arguments& arguments, int phase, unsigned multiple, Run run) {
   overlap_launches();
-  DeviceCopy copy(arguments, phase);
+  DeviceCopy copy(arguments, phase, multiple);
   run(copy);
   wait_for_stored_rows();
 }
 
-// The kernel for a phase of an operation.
-#define PHASE(operation, phase)                                                              \
+// The kernel for a phase of an operation, in which so many times the team's blocks take part.
+#define PHASE(operation, phase, multiple)                                                    \
   extern "C" __global__ void __launch_bounds__(Geometry::threads, Geometry::resident_blocks) \
       gpu_marl_##operation##_##phase(const __grid_constant__ Arguments arguments) {          \
-    launch(arguments, phase, [](DeviceCopy& copy) { copy.operation(); });                    \
+    launch(arguments, phase, multiple, [](DeviceCopy& copy) { copy.operation(); });          \
   }
 
-// What tells a reader of the assembler code how many phases an operation has, and words for results.
+// What tells a reader of the assembler code how many phases an operation has, and words for results; in which of them
+// more blocks may take part is told by the team.
 #define COUNT_PHASES(operation)                                                                  \
   extern "C" __global__ void gpu_marl_##operation(const __grid_constant__ Arguments arguments) { \
-    DeviceCopy copy(arguments, -1);                                                              \
+    DeviceCopy copy(arguments);                                                                  \
     copy.operation();                                                                            \
     asm volatile("// " #operation " has %0 phases, %1 words" ::"r"(copy.number_of_phases()),     \
                  "r"(copy.number_of_words()));                                                   \

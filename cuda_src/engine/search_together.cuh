@@ -14,6 +14,9 @@
 
 constexpr int few = 24;  // agents, of whom it is faster to look at each than to bring them together
 
+constexpr float wanted_candidates = 0.6f * Geometry::candidates;  // of 32 agents, where there would be too many
+constexpr int most_corrections = 2;  // of the distance within which they stand; a crowd in one place stays too many
+
 constexpr int candidates_at_once = Geometry::staged ? 1 : 3;  // as at_once, where a warp loads about 150, 32 at a time
 
 using NeighborIndex = Candidates<Geometry::candidates>::Index;
@@ -242,16 +245,17 @@ class Searcher : public CellSorter {
   METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, Visit visit) {
     const Cells cells = sort_into_cells(search, Range{0, Geometry::num_agents}, asks);
     const int end_of_cells = (cells.size + 31) & ~31, lane = lane_ % 32;
-    in_phase([&] {
-      in_parts(cells.taken, end_of_cells + Geometry::num_agents, [&](int first) {
+    const int others = cells.asking < Geometry::num_agents ? Geometry::num_agents : 0;
+    in_helped_phase([&] {
+      in_parts(cells.taken, end_of_cells + others, [&](int first) {
         Nearest<K> found;
         found.found = 0;
         int i = first - end_of_cells + lane;
         if (first < end_of_cells) {
           wait_for_stored_rows();
-          found = nearest_of_part<K>(cells, first, search.limit);
-          const auto member = cells.at(Math::min(first + lane, cells.size - 1));
-          i = first + lane < cells.size && member.asks() ? member.agent() : -1;
+          const auto own = cells.at(Math::min(first + lane, cells.size - 1));
+          found = nearest_of_part<K>(cells, first, own, search.limit);
+          i = first + lane < cells.size && own.asks() ? own.agent() : -1;
         } else if (i >= Geometry::num_agents || (asks(i) && is_somewhere(search, i))) {
           i = -1;
         }
@@ -272,19 +276,18 @@ class Searcher : public CellSorter {
   }
 
  private:
-  // What the 32 agents from the place `first` of the cells on find, each lane for one. Candidates are those within some
-  // distance of the box around all of them: at first a distance that should do, then, for those of whose K nearest one
-  // lies farther off, one that does.
+  // What the 32 agents from the place `first` of the cells on find, each lane for its own one. Candidates are those
+  // within some distance of the box around all of them: at first a distance that should do, or less if that is too
+  // many; then, for those of whose K nearest one lies farther off, one that does.
   template <int K>
-  METHOD Nearest<K> nearest_of_part(const Cells& cells, int first, float limit) const {
+  METHOD Nearest<K> nearest_of_part(const Cells& cells, int first, const Cells::Member& agent, float limit) const {
     static_assert(
         Geometry::most_cells == 0 || Candidates<Geometry::candidates>::bytes + 32 <= 4 * Geometry::warp_stage_floats,
         "room for the candidates of a warp, as in layout.py");
     Candidates<Geometry::candidates> candidates(warp_memory_, lane_ % 32);
     std::uint8_t* own = warp_memory_ + Candidates<Geometry::candidates>::bytes;  // the agents' places as candidates
     const float within = limit < Math::infinity ? radius(limit) : limit;
-    const int at = Math::min(first + lane_ % 32, cells.size - 1);
-    const float at_x = cells.position(at).x, at_y = cells.position(at).y;
+    const float at_x = agent.x, at_y = agent.y;
     Box box = box_of_warp(at_x, at_y, true);
     const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
     float distance = is_huge ? Math::infinity : Math::min(first_distance_around(box, cells), within);
@@ -292,17 +295,14 @@ class Searcher : public CellSorter {
     bool is_done = false;
     Nearest<K> found;
 #pragma unroll 1
-    for (bool is_first = true;; is_first = false) {
+    for (int round = 0;; ++round) {
       const int number = load(candidates, cells, box, distance, 0, first, own);
+      if (number > Geometry::candidates && round < most_corrections) {  // too far, where they are spread evenly
+        distance *= Math::sqrt(wanted_candidates / static_cast<float>(number));
+        continue;
+      }
       const auto query = candidates.query(at_x, at_y);
       bound = fminf(bound, candidates.template bound<K>(query));
-      if (number > Geometry::candidates && is_first) {  // a crowd: look no farther than needed
-        const float needed = max_of_warp(Math::min(radius(bound), within));
-        if (needed < distance) {
-          distance = needed;
-          continue;
-        }
-      }
       const bool is_marked = number <= Geometry::candidates;
       const auto marks = candidates.mark(query, Math::min(bound, limit));
       const int self = own[lane_ % 32];

@@ -123,6 +123,12 @@ class Team : public TeamLanes {
     synchronize();
   }
 
+  // The same for what lanes take part in as they have time.
+  template <class Part>
+  METHOD void in_helped_phase(Part part) const {
+    in_phase(part);
+  }
+
   // Calls visit(k) for k = 0, …, count - 1, none of which waits for what another one returns.
   template <int count, class Visit>
   METHOD void side_by_side(Visit visit) const {

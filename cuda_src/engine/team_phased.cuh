@@ -106,7 +106,7 @@ class Team : public TeamLanes {
  protected:
   METHOD static constexpr bool any_active() { return true; }  // all kernels come to the same phases
 
-  METHOD bool is_leader() const { return is_current_phase() && active_ && lane_ == 0; }
+  METHOD bool is_leader() const { return is_own_phase() && lane_ == 0; }
 
   // Whether what follows belongs to the phase that this kernel is for.
   METHOD bool is_current_phase() const { return phase_ == current_; }
@@ -114,7 +114,7 @@ class Team : public TeamLanes {
   // `each` without the end of the phase: only the lane that plays agent i may rely on what visit(i) wrote.
   template <class Visit>
   METHOD void each_own(Range range, Visit visit) const {
-    if (is_current_phase() && active_) each_of_mine(range, visit);
+    if (is_own_phase()) each_of_mine(range, visit);
   }
 
   METHOD void synchronize() { ++phase_; }
@@ -122,6 +122,16 @@ class Team : public TeamLanes {
   // The part of a call up to the end of a phase; not for copies that calls do not concern.
   template <class Part>
   METHOD void in_phase(Part part) {
+    if (is_own_phase()) part();
+    synchronize();
+  }
+
+  // The same for what lanes take part in as they have time, those of more blocks than the team's as well.
+  template <class Part>
+  METHOD void in_helped_phase(Part part) {
+#ifdef __CUDA_ARCH__
+    if (current_ == counting) asm volatile("// searches in %0" ::"r"(phase_));
+#endif
     if (is_current_phase() && active_) part();
     synchronize();
   }
@@ -176,12 +186,17 @@ class Team : public TeamLanes {
     for (int k = 0; k < words_in_use_; ++k) words_[k] = 0;
   }
 
-  int current_;      // the phase that this kernel is for
-  int phase_ = 0;    // the one that the code has come to
-  unsigned* words_;  // memory of the team for results of reductions
+  static constexpr int counting = -1;  // instead of the phase that a kernel is for
+
+  int current_;             // the phase that this kernel is for
+  int phase_ = 0;           // the one that the code has come to
+  bool is_helper_ = false;  // whether this block does not belong to the team
+  unsigned* words_;         // memory of the team for results of reductions
   int words_in_use_ = 0;
 
  private:
+  METHOD bool is_own_phase() const { return is_current_phase() && active_ && !is_helper_; }
+
   template <int words>
   METHOD unsigned* fresh_words() {
     words_in_use_ = (words_in_use_ + words - 1) / words * words;  // pairs lie at even places

@@ -24,7 +24,7 @@ from gymnasium.vector import AutoresetMode
 from gpu_marl_envs.backends.base import Backend
 from gpu_marl_envs.backends.compilation import compile_cached, is_strict
 from gpu_marl_envs.backends.functions import Functions
-from gpu_marl_envs.backends.layout import MANY_COPIES, MOST_WORDS, Layout, cuda_layout
+from gpu_marl_envs.backends.layout import MANY_COPIES, MOST_WORDS, SEARCHING_BLOCKS, Layout, cuda_layout
 from gpu_marl_envs.backends.overlapping import OverlappingKernels
 from gpu_marl_envs.backends.source import OPERATIONS, arguments_dtype, translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError, DeclarationError, ParameterError, UsageError
@@ -68,7 +68,7 @@ class CudaBackend(Backend):
         self._process = os.getpid()
         self._arguments_bytes = arguments_dtype(environment).itemsize
         self._launchers = {
-            operation: [self._launcher(name, binary) for name in _kernel_names(operation, self.layout)]
+            operation: [self._launcher(name, multiple, binary) for name, multiple in _kernels(operation, self.layout)]
             for operation in OPERATIONS
         }
 
@@ -87,9 +87,9 @@ class CudaBackend(Backend):
 
         self._gpu.enqueue(launch_all)
 
-    def _launcher(self, name: str, binary: Path) -> Callable[[Any, bytes], None]:
-        """What launches a kernel on a stream of PyCUDA's, with its arguments."""
-        grid, block, shared_bytes = self._grid, self._block, self._shared_bytes
+    def _launcher(self, name: str, multiple: int, binary: Path) -> Callable[[Any, bytes], None]:
+        """What launches a kernel on a stream of PyCUDA's, with its arguments and so many times the blocks."""
+        grid, block, shared_bytes = (multiple * self._grid[0], self._grid[1]), self._block, self._shared_bytes
         with self._gpu.current():
             if self.layout.overlaps:
                 kernels = self._gpu.overlapping_kernels(binary)
@@ -200,23 +200,25 @@ def compile_kernels(
         return compile_cached(source, environment.kernel(), command, suffix, _nvcc_version())
 
     if layout.phased:
-        layout = replace(layout, phases=_count_phases(compiled(".ptx").read_text(), environment.id))
+        layout = replace(layout, phases=_find_phases(compiled(".ptx").read_text(), environment.id))
     return layout, compiled(".cubin")
 
 
-def _count_phases(assembler: str, env_id: str) -> dict[str, int]:
-    """How many phases each operation has, which a compiler has worked out (``COUNT_PHASES`` in the engine).
+def _find_phases(assembler: str, env_id: str) -> dict[str, tuple[int, ...]]:
+    """The phases of each operation as in a layout, which a compiler has worked out (``COUNT_PHASES`` in the engine).
 
     Raises:
         DeclarationError: it has not, or there is too little room for results of reductions.
     """
-    counts, words = {}, 0
+    found, words = {}, 0
     for kernel in assembler.split(".entry")[1:]:
         for operation, *registers in re.findall(r"// (\w+) has (%r\d+) phases, (%r\d+) words", kernel):
             phases, its_words = (_constant(kernel, register) for register in registers)
             if phases is not None and its_words is not None:
-                counts[operation], words = phases, max(words, its_words)
-    if counts.keys() != set(OPERATIONS):
+                searching = {_constant(kernel, register) for register in re.findall(r"// searches in (%r\d+)", kernel)}
+                found[operation] = tuple(SEARCHING_BLOCKS if phase in searching else 1 for phase in range(phases))
+                words = max(words, its_words)
+    if found.keys() != set(OPERATIONS):
         raise DeclarationError(
             f"{env_id} declares loop_by_loop, but how many loops over agents it has is not known when its kernel is "
             "compiled; leave loop_by_loop out, or make what they depend on static parameters."
@@ -226,7 +228,7 @@ def _count_phases(assembler: str, env_id: str) -> dict[str, int]:
             f"{env_id} declares loop_by_loop, but its reductions and searches leave {words} words of results, with "
             f"room for {MOST_WORDS}; leave loop_by_loop out."
         )
-    return counts
+    return found
 
 
 def _constant(kernel: str, register: str) -> int | None:
@@ -236,10 +238,12 @@ def _constant(kernel: str, register: str) -> int | None:
     return int(written[0][1]) if is_constant else None
 
 
-def _kernel_names(operation: str, layout: Layout) -> list[str]:
-    """The kernels that an operation launches, in this order."""
+def _kernels(operation: str, layout: Layout) -> list[tuple[str, int]]:
+    """The kernels that an operation launches, in this order, and how many times the blocks of the layout each takes."""
     name = f"gpu_marl_{operation}"
-    return [f"{name}_{phase}" for phase in range(layout.phases[operation])] if layout.phased else [name]
+    if not layout.phased:
+        return [(name, 1)]
+    return [(f"{name}_{phase}", multiple) for phase, multiple in enumerate(layout.phases[operation])]
 
 
 def _command(architecture: str, suffix: str = ".cubin", *, many_kernels: bool = False) -> list[str]:

@@ -43,6 +43,7 @@ RESIDENT_LONE_WARPS = 24  # of a block that has a multiprocessor for itself
 RESIDENT_LONE_CELL_WARPS = 16  # the same where agents are sorted into cells
 PHASED_WARPS = 4  # of a block that runs one phase of a step
 MOST_PHASED_AGENTS = 8  # of a lane: blocks take time to start, and lanes to find out what concerns them
+SEARCHING_BLOCKS = 3  # times as many in which they search: a copy that restarts has far more to do than others
 RESIDENT_PHASED_WARPS = 16  # of a multiprocessor; with 128 registers where they search
 PHASED_LANES = 64 * WARP * MULTIPROCESSORS  # that run at once
 FEWEST_PHASED_AGENTS = 1 << 16  # of all copies, from which on a launch for each phase pays
@@ -103,7 +104,8 @@ class Layout:
             part of the bytes, or a step's latency matters more than they do.
         overlaps: whether a launch may start while the kernel before is still ending.
         phased: whether each phase of an operation is a launch of its own, for all copies at once.
-        phases: how many launches an operation then takes; filled in by who compiles them.
+        phases: the launches that an operation then takes, each with how many times ``blocks`` play a copy in it; filled
+            in by who compiles them.
         scratch_bytes: memory for the partial results of one reduction; there is room for two.
         search: memory in which agents look for neighbours together.
         stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
@@ -126,7 +128,7 @@ class Layout:
     loads_record: bool = False
     overlaps: bool = False
     phased: bool = False
-    phases: dict[str, int] = field(default_factory=dict)
+    phases: dict[str, tuple[int, ...]] = field(default_factory=dict)
     scratch_bytes: int = 0
     search: SearchMemory = field(default_factory=SearchMemory)
     stage_floats: int = 0
@@ -309,7 +311,7 @@ def _one_per_team(
     phased = not staged and _is_phased(environment, num_envs, stage_bytes, hopper=most_blocks > 1)
     if phased:
         warps = PHASED_WARPS
-        per_lane = max(1, min(MOST_PHASED_AGENTS, agents * num_envs // PHASED_LANES))
+        per_lane = min(MOST_PHASED_AGENTS, -(-agents * num_envs // PHASED_LANES))
         blocks = -(-agents // (WARP * warps * per_lane))
     layout = Layout(
         offsets=offsets,

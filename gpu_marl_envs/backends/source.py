@@ -105,7 +105,11 @@ def _phases(layout: Layout) -> list[str]:
     """The kernels of all phases, or of their count as long as that is unknown."""
     if not layout.phases:
         return [f"COUNT_PHASES({operation})" for operation in OPERATIONS]
-    return [f"PHASE({operation}, {phase})" for operation, count in layout.phases.items() for phase in range(count)]
+    return [
+        f"PHASE({operation}, {phase}, {multiple})"
+        for operation, multiples in layout.phases.items()
+        for phase, multiple in enumerate(multiples)
+    ]
 
 
 def record_words(environment: Environment) -> int:
