@@ -401,7 +401,8 @@ static void place(int i, int layout, float a, float b, float c) {
 
 int main() {
   static float limit;
-  static bool over = false;
+  static bool over = false, helpers_first = false;
+  constexpr int blocks = PHASED ? 2 * Geometry::blocks : 1;
   std::vector<float> scratch(1024);
   std::vector<unsigned> words(256);
   std::unique_ptr<unsigned char, decltype(&std::free)> team_memory(
@@ -419,10 +420,10 @@ int main() {
         if (over) return;
         int phases = 1;
         for (int phase = 0; phase < phases; ++phase)
-          for (int block = PHASED ? 2 * Geometry::blocks : 1; --block >= 0;) {  // those who help first
+          for (int nth = 0; nth < blocks; ++nth) {
             Lane lane;
-            phases = lane.search(block, phase, limit, team_memory.get(), warp_memory.get() + t / 32 * warp_bytes,
-                                 scratch.data(), words.data());
+            phases = lane.search(helpers_first ? blocks - 1 - nth : nth, phase, limit, team_memory.get(),
+                                 warp_memory.get() + t / 32 * warp_bytes, scratch.data(), words.data());
             __syncthreads();
           }
         turn.arrive_and_wait();
@@ -445,6 +446,7 @@ int main() {
     }
     const float within = reach == 0 ? INFINITY : reach == 1 ? 2.0f : 0.3f;
     limit = within * within;
+    helpers_first = cases % 2 == 0;
     turn.arrive_and_wait();
     turn.arrive_and_wait();
     int wrong = are_totals_wrong() ? 1 : 0;

@@ -44,7 +44,7 @@ class DeviceCopy : public TeamCopy {
     only_if(!restarts);  // who leaves a copy that restarts is back before anybody sees it
     leave();
     only_if(true);
-    if (is_current_phase()) store_outcome();
+    if (is_own_phase()) store_outcome();
     if constexpr (same_step) {
       only_if(restarts);
       restart();

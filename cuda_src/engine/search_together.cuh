@@ -290,17 +290,21 @@ class Searcher : public CellSorter {
     const float at_x = agent.x, at_y = agent.y;
     Box box = box_of_warp(at_x, at_y, true);
     const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
-    float distance = is_huge ? Math::infinity : Math::min(first_distance_around(box, cells), within);
+    const float usual_distance = is_huge ? Math::infinity : Math::min(first_distance_around(box, cells), within);
+    float distance = usual_distance;
+    int corrections_left = most_corrections;
     float bound = Math::infinity;
     bool is_done = false;
     Nearest<K> found;
 #pragma unroll 1
-    for (int round = 0;; ++round) {
+    for (;;) {
       const int number = load(candidates, cells, box, distance, 0, first, own);
-      if (number > Geometry::candidates && round < most_corrections) {  // too far, where they are spread evenly
-        distance *= Math::sqrt(wanted_candidates / static_cast<float>(number));
+      if (number > Geometry::candidates && corrections_left > 0 && distance < cells.extent()) {
+        --corrections_left;
+        distance *= Math::sqrt(wanted_candidates / static_cast<float>(number));  // right if they are spread evenly
         continue;
       }
+      corrections_left = 0;  // whatever distance follows is needed
       const auto query = candidates.query(at_x, at_y);
       bound = fminf(bound, candidates.template bound<K>(query));
       const bool is_marked = number <= Geometry::candidates;
@@ -316,7 +320,7 @@ class Searcher : public CellSorter {
       const float needed = Math::min(radius(found.distance_squared[K - 1]), within);
       is_done = is_done || needed <= distance || !(distance < cells.extent());
       if (__all_sync(~0u, is_done)) return found;
-      distance = Math::min(max_of_warp(is_done ? 0.0f : needed), 2.0f * distance);
+      distance = Math::min(max_of_warp(is_done ? 0.0f : needed), Math::max(2.0f * distance, usual_distance));
       box = box_of_warp(at_x, at_y, !is_done);
     }
   }

@@ -111,6 +111,9 @@ class Team : public TeamLanes {
   // Whether what follows belongs to the phase that this kernel is for.
   METHOD bool is_current_phase() const { return phase_ == current_; }
 
+  // The same for what blocks of the team do in copies that calls concern.
+  METHOD bool is_own_phase() const { return is_current_phase() && active_ && !is_helper_; }
+
   // `each` without the end of the phase: only the lane that plays agent i may rely on what visit(i) wrote.
   template <class Visit>
   METHOD void each_own(Range range, Visit visit) const {
@@ -195,8 +198,6 @@ class Team : public TeamLanes {
   int words_in_use_ = 0;
 
  private:
-  METHOD bool is_own_phase() const { return is_current_phase() && active_ && !is_helper_; }
-
   template <int words>
   METHOD unsigned* fresh_words() {
     words_in_use_ = (words_in_use_ + words - 1) / words * words;  // pairs lie at even places
