@@ -2,7 +2,6 @@
 // has had one since it last read: what one loop wrote, the next may read.
 #pragma once
 
-#include "chosen.cuh"
 #include "team_lanes.cuh"
 
 class Team : public TeamLanes {
@@ -12,15 +11,6 @@ class Team : public TeamLanes {
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
     in_phase([&] { each_of_mine(range, visit); });
-  }
-
-  // Calls visit(i, k) for every agent i of the range and each k = 0, …, count - 1 that chosen(i, k) holds for, in order
-  // of k. A visit may do for agent i what one of `each` may; small copies are fastest if it uses fields of the state
-  // only. Where few are chosen, this is faster than a condition in a loop, which all lanes go through if it holds for
-  // one.
-  template <class Chosen, class Visit>
-  METHOD void each_chosen(Range range, int count, Chosen chosen, Visit visit) {
-    each(range, [&](int i) { visit_chosen(count, [&](int k) { return chosen(i, k); }, [&](int k) { visit(i, k); }); });
   }
 
   // Whether predicate(i) holds for some agent of the range.

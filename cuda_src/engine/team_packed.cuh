@@ -4,7 +4,6 @@
 // barriers of parts of a warp would make the parts run one after another.
 #pragma once
 
-#include "chosen.cuh"
 #include "math.cuh"
 #include "ordered.cuh"
 #include "portable.cuh"
@@ -16,11 +15,6 @@ class Team {
   METHOD void each(Range range, Visit visit) {
     if (plays(range)) visit(lane_);
     __syncwarp();
-  }
-
-  template <class Chosen, class Visit>
-  METHOD void each_chosen(Range range, int count, Chosen chosen, Visit visit) {
-    each(range, [&](int i) { visit_chosen(count, [&](int k) { return chosen(i, k); }, [&](int k) { visit(i, k); }); });
   }
 
   template <class Predicate>

@@ -1,5 +1,6 @@
 // The lanes of several blocks play one copy of an environment, and a launch ends where they would have to wait for each
-// other: each phase of an operation, from one such end to the next, is a kernel of its own.
+// other: each phase of an operation, from one such end to the next, is a kernel of its own. See team_cuda.cuh for what
+// the functions mean.
 //
 // All these kernels are the same code, which counts the phases it comes to. A kernel runs what belongs to the one it is
 // for, and passes over the others; since that number and the order of calls are constants, a compiler leaves nothing
@@ -7,26 +8,15 @@
 // else uses until the last phase makes them zero again.
 #pragma once
 
-#include "chosen.cuh"
 #include "team_lanes.cuh"
 
 class Team : public TeamLanes {
  public:
-  // Calls visit(i) for every agent i of the range, in no particular order. A visit may write the entries of agent i
-  // and read what no visit of this loop writes.
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
     in_phase([&] { each_of_mine(range, visit); });
   }
 
-  // Calls visit(i, k) for every agent i of the range and each k = 0, …, count - 1 that chosen(i, k) holds for, in order
-  // of k.
-  template <class Chosen, class Visit>
-  METHOD void each_chosen(Range range, int count, Chosen chosen, Visit visit) {
-    each(range, [&](int i) { visit_chosen(count, [&](int k) { return chosen(i, k); }, [&](int k) { visit(i, k); }); });
-  }
-
-  // Whether predicate(i) holds for some agent of the range.
   template <class Predicate>
   METHOD bool any(Range range, Predicate predicate) {
     unsigned* found = fresh_words<1>();
@@ -36,7 +26,6 @@ class Team : public TeamLanes {
     return *found != 0;
   }
 
-  // For how many agents of the range predicate(i) holds.
   template <class Predicate>
   METHOD int count(Range range, Predicate predicate) {
     int* total = reinterpret_cast<int*>(fresh_words<1>());
@@ -47,8 +36,6 @@ class Team : public TeamLanes {
     return *total;
   }
 
-  // The sum of value(i) over the range. The order of the additions depends on the size of the range alone: a binary
-  // tree over each 32 consecutive agents, then over each 32 of these sums, and so on.
   template <class Value>
   METHOD float sum(Range range, Value value) {
     float* total = reinterpret_cast<float*>(fresh_words<1>());
@@ -81,7 +68,6 @@ class Team : public TeamLanes {
     return *total;
   }
 
-  // The agent of the range with the smallest key(i), an int or a float; of equal ones the lowest index.
   template <class Key>
   METHOD int argmin(Range range, Key key) {
     using Candidate = unsigned long long;                         // a key, and below it an index

@@ -2,7 +2,6 @@
 // team_cuda.cuh for what the functions mean.
 #pragma once
 
-#include "chosen.cuh"
 #include "math.cuh"
 #include "portable.cuh"
 #include "range.cuh"
@@ -14,14 +13,6 @@ class Team {
     if (!active_) return;
     UNROLLED
     for (int i = range.first; i < range.end(); ++i) visit(i);
-  }
-
-  template <class Chosen, class Visit>
-  METHOD void each_chosen(Range range, int count, Chosen chosen, Visit visit) {
-    if (!active_) return;
-    visit_chosen(
-        range.size * count, [&](int pair) { return chosen(range.first + pair / count, pair % count); },
-        [&](int pair) { visit(range.first + pair / count, pair % count); });
   }
 
   template <class Predicate>
