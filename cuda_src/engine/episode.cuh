@@ -88,7 +88,7 @@ class Episode : public Rules {
       this->each_own(this->agents, [&](int i) {
         if (!this->alive[i]) this->reward[i] = 0.0f;
       });
-    // A reduction that reads what this lane alone has written; those of account read what others have.
+    // The barrier of this reduction is what account relies on: its sums read rewards that other lanes have cleared.
     const bool some_stay = this->any(this->agents, [&](int i) { return !this->terminated[i]; });
     finished_ = this->active_ && (this->time >= this->arguments_->max_steps || !some_stay);
     this->account(finished_);
