@@ -63,7 +63,7 @@ CASES_FOR_A_LANE = [
     ("corridor-v0", 67, {}),
     ("probe-v0", 37, {"num_many": 3}),
 ]
-# Large copies of which each phase is a launch.
+# Large copies of which each phase is a launch, or all between two searches are.
 CASES_IN_PHASES = [
     ("tag_continuous-v0", 2, {"num_taggers": 1200, "num_runners": 2300, **NEAREST}),
     ("tag_gridworld-v0", 2, {"num_taggers": 30_000, "use_full_observation": False}),
@@ -77,11 +77,11 @@ def main(device: str, steps: int = 4) -> None:
     gpu_marl_envs.register(Probe)
     gpu_marl_envs.register(Corridor)
     generator = torch.Generator().manual_seed(0)
-    many, large = layout.MANY_COPIES, layout.FEWEST_PHASED_AGENTS
-    cases = [(*case, many, large) for case in CASES] + [(*case, 0, large) for case in CASES_FOR_A_LANE]
-    cases += [(*case, many, 0) for case in CASES_IN_PHASES]
+    many, large, grouped = layout.MANY_COPIES, layout.FEWEST_PHASED_AGENTS, layout.MOST_GROUPED_AGENTS
+    cases = [(*case, many, large, 0) for case in CASES] + [(*case, 0, large, 0) for case in CASES_FOR_A_LANE]
+    cases += [(*case, many, 0, most) for case in CASES_IN_PHASES for most in (0, grouped)]
     for (env_id, copies, params, *settings), mode in itertools.product(cases, MODES):
-        layout.MANY_COPIES, layout.FEWEST_PHASED_AGENTS = settings
+        layout.MANY_COPIES, layout.FEWEST_PHASED_AGENTS, layout.MOST_GROUPED_AGENTS = settings
         params = {registry.get(env_id).truncate_after: 2, **params}
         env = gpu_marl_envs.make_batched(env_id, copies, device=device, autoreset_mode=mode, **params)
         env.reset()

@@ -220,7 +220,8 @@ static void add_product(Pair upper, Pair lower, Pair column, Pair (&sum)[2]) {
 #include "engine/range.cuh"
 
 struct Geometry {
-  static constexpr int num_agents = NUM_AGENTS, warps = WARPS, threads = 32 * WARPS, row_lanes = 4;
+  static constexpr int num_agents = NUM_AGENTS, warps = WARPS, searching_warps = WARPS, threads = 32 * WARPS,
+                       row_lanes = 4;
   static constexpr int blocks = PHASED ? (NUM_AGENTS + threads - 1) / threads : 1, lanes = blocks * threads;
   static constexpr int neighbors = NEIGHBORS, longest_list = LONGEST_LIST, scratch_words = 512;
   static constexpr int candidates = CANDIDATES, most_cells = MOST_CELLS, positions_at = POSITIONS_AT,
@@ -275,8 +276,8 @@ struct Lane : Searcher {
     search_memory_ = team_memory;
     warp_memory_ = warp_memory;
 #if PHASED
-    current_ = phase;
-    is_helper_ = block >= Geometry::blocks;
+    first_ = phase;
+    end_ = phase + 1;
     words_ = words;
 #endif
     const auto is_eligible = [](int j) { return eligible[j]; };
@@ -288,14 +289,27 @@ struct Lane : Searcher {
       for (int k = 0; k < found.found; ++k) answer[i].agent[k] = found[k];
     };
     if constexpr (VISITED) {
-      search_in_cells(what, asks, [&](int i, const Nearest<K>& found) {
-        if (i >= 0) note(i, found);
-      });
+      search_in_cells(
+          what, asks, NUM_AGENTS,
+          [&](int i, const Nearest<K>& found) {
+            if (i >= 0) note(i, found);
+          },
+          [&](int first) {
+            const int i = first + lane_ % 32;
+            Nearest<K> nobody;
+            nobody.found = 0;
+            if (i < NUM_AGENTS && !(asks(i) && is_somewhere(what, i))) note(i, nobody);
+          });
     } else {
-      const auto prepared = prepare<LISTED>(what, asks);
-      each(Range{0, NUM_AGENTS}, [&](int i) {
+      constexpr Range all{0, NUM_AGENTS};
+      const auto prepared = prepare<LISTED>(what, all, asks);
+#if PHASED
+      each_prepared(all, prepared, asks, note);
+#else
+      each(all, [&](int i) {
         if (asking[i]) note(i, prepared.of(i));
       });
+#endif
     }
 #if PHASED
     Totals found;
@@ -307,6 +321,7 @@ struct Lane : Searcher {
       if (call == 4) found.any = any(some, [](int i) { return asking[i]; });
     });
     found.any_at_all = any(some, [](int i) { return value[i] > 1000; });
+    settle();
     if (is_leader()) {
       totals = found;
       clear_words();
@@ -347,7 +362,7 @@ static bool are_totals_wrong() {
 }
 
 static bool is_wrong(int i, float limit) {
-  const bool visited = VISITED || asking[i];
+  const bool visited = VISITED || PHASED || asking[i];
   if (visits[i] != (visited ? 1 : 0)) return true;
   if (!asking[i]) return visited && answer[i].found != 0;
   const auto is_eligible = [](int j) { return eligible[j]; };
@@ -401,8 +416,9 @@ static void place(int i, int layout, float a, float b, float c) {
 
 int main() {
   static float limit;
-  static bool over = false, helpers_first = false;
-  constexpr int blocks = PHASED ? 2 * Geometry::blocks : 1;
+  static bool over = false, backwards = false;
+  constexpr int blocks = Geometry::blocks;
+  constexpr int searching = 4;  // the phase in which warps search, so that more blocks than a team's may take part
   std::vector<float> scratch(1024);
   std::vector<unsigned> words(256);
   std::unique_ptr<unsigned char, decltype(&std::free)> team_memory(
@@ -420,9 +436,9 @@ int main() {
         if (over) return;
         int phases = 1;
         for (int phase = 0; phase < phases; ++phase)
-          for (int nth = 0; nth < blocks; ++nth) {
+          for (int nth = 0; nth < (phase == searching ? 2 : 1) * blocks; ++nth) {
             Lane lane;
-            phases = lane.search(helpers_first ? blocks - 1 - nth : nth, phase, limit, team_memory.get(),
+            phases = lane.search(backwards ? blocks - 1 - nth % blocks : nth % blocks, phase, limit, team_memory.get(),
                                  warp_memory.get() + t / 32 * warp_bytes, scratch.data(), words.data());
             __syncthreads();
           }
@@ -446,7 +462,7 @@ int main() {
     }
     const float within = reach == 0 ? INFINITY : reach == 1 ? 2.0f : 0.3f;
     limit = within * within;
-    helpers_first = cases % 2 == 0;
+    backwards = cases % 2 == 0;
     turn.arrive_and_wait();
     turn.arrive_and_wait();
     int wrong = are_totals_wrong() ? 1 : 0;

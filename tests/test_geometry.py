@@ -138,12 +138,15 @@ def test_launches_go_to_and_fro_where_the_cache_holds_the_state(env_id: str, num
         ("tag_gridworld-v0", {"num_taggers": 30_000, "use_full_observation": False}),
     ],
 )
+@pytest.mark.parametrize("grouped", [False, True])
 def test_copies_played_phase_by_phase_agree_with_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, env_id: str, params: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, env_id: str, params: dict[str, Any], grouped: bool
 ) -> None:
     monkeypatch.setattr(layout, "FEWEST_PHASED_AGENTS", 0)
+    if not grouped:
+        monkeypatch.setattr(layout, "MOST_GROUPED_AGENTS", 0)
     env = make_batched(env_id, 3, device="cuda", **params)
-    assert env._backend.layout.phased
+    assert env._backend.layout.phased and env._backend.layout.grouped == grouped
     env.close()
     check_devices_agree(env_id, num_envs=3, steps=24, **params)
 

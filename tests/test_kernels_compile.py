@@ -141,15 +141,26 @@ def test_the_step_of_a_crowd_spills_nothing(tmp_path: Path) -> None:
 
 
 @needs_nvcc
-def test_large_copies_have_a_kernel_for_each_phase() -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+def test_large_copies_have_a_kernel_for_each_phase_or_some(monkeypatch: pytest.MonkeyPatch, grouped: bool) -> None:
+    if not grouped:
+        monkeypatch.setattr(layouts, "MOST_GROUPED_AGENTS", 0)
     environment = registry.get("tag_gridworld-v0").make(num_taggers=30_000, use_full_observation=False)
-    layout, binary = cuda.compile_kernels(environment, AutoresetMode.SAME_STEP, "sm_90", SHARED_LIMITS["sm_90"], 100)
-    counts = {operation: len(multiples) for operation, multiples in layout.phases.items()}
-    assert layout.phased and counts["step"] > counts["reset"] > counts["observe"] > 1
-    for operation, phases in counts.items():
+    layout, binary = cuda.compile_kernels(environment, AutoresetMode.SAME_STEP, "sm_90", SHARED_LIMITS["sm_90"], 20)
+    assert layout.phased and layout.grouped == grouped
+    ends = {operation: launches[-1].end for operation, launches in layout.phases.items()}
+    assert ends["step"] > ends["reset"] > ends["observe"] > 1
+    for operation, launches in layout.phases.items():
+        assert len(launches) == (1 if grouped else ends[operation])
         names = [name for name, _ in cuda._kernels(operation, layout)]
-        assert len(names) == phases and all(name.encode() in binary.read_bytes() for name in names)
-        assert f"gpu_marl_{operation}_{phases}".encode() not in binary.read_bytes()
+        assert len(names) == len(launches) and all(name.encode() in binary.read_bytes() for name in names)
+        assert f"gpu_marl_{operation}_{ends[operation]}".encode() not in binary.read_bytes()
+
+
+def test_searches_stand_between_groups_of_phases() -> None:
+    phases = tuple(layouts.Phases(p, p + 1, part) for p, part in enumerate((0, 0, 32, 0, 128, 32, 0)))
+    expected = [(0, 2, 0), (2, 3, 32), (3, 4, 0), (4, 5, 128), (5, 6, 32), (6, 7, 0)]
+    assert cuda._grouped({"step": phases}) == {"step": tuple(layouts.Phases(*numbers) for numbers in expected)}
 
 
 @needs_nvcc
@@ -168,9 +179,13 @@ def test_loops_whose_number_is_not_known_cannot_be_launches(monkeypatch: pytest.
 def test_phases_are_counted_where_they_are_constants() -> None:
     entry = ".entry gpu_marl_{0}(\n mov.u32 %r1, {1};\n mov.u32 %r2, {2};\n // {0} has %r1 phases, %r2 words\n"
     code = "".join(entry.format(operation, 5, 9) for operation in ("step", "reset", "observe"))
-    assert cuda._find_phases(code, "some-v0") == dict.fromkeys(("step", "reset", "observe"), (1, 1, 1, 1, 1))
-    searching = code.replace("mov.u32 %r2", "mov.u32 %r3, 3;\n // searches in %r3\n mov.u32 %r2")
-    assert cuda._find_phases(searching, "some-v0")["step"] == (1, 1, 1, layouts.SEARCHING_BLOCKS, 1)
+    single = tuple(layouts.Phases(phase, phase + 1) for phase in range(5))
+    assert cuda._find_phases(code, "some-v0") == dict.fromkeys(("step", "reset", "observe"), single)
+    searching = code.replace("mov.u32 %r2", "mov.u32 %r3, 3;\n // searches in %r3, parts of 32\n mov.u32 %r2")
+    found = cuda._find_phases(searching, "some-v0")["step"]
+    assert found == (*single[:3], layouts.Phases(3, 4, 32), single[4])
+    playing_too = searching.replace(" mov.u32 %r2", " // plays in %r3\n mov.u32 %r2")
+    assert cuda._find_phases(playing_too, "some-v0")["step"] == single
     for changed in ("add.s32 %r1, %r1, 4;", "@%p1 mov.u32 %r1, 6;"):
         with pytest.raises(DeclarationError, match="some-v0 declares loop_by_loop, but how many"):
             cuda._find_phases(code.replace("mov.u32 %r2", f"{changed}\n mov.u32 %r2"), "some-v0")

@@ -9,8 +9,10 @@ from gpu_marl_envs.backends import layout as layouts
 from gpu_marl_envs.backends.layout import (
     FEWEST_PHASED_AGENTS,
     LINE_FLOATS,
+    MOST_GROUPED_AGENTS,
     MOST_PHASED_AGENTS,
     MOST_STATIC_BYTES,
+    SEARCHING_WARPS,
     WARP,
     Layout,
     candidates_bytes,
@@ -123,13 +125,25 @@ def test_many_large_copies_are_played_phase_by_phase(num_envs: int, agents: int)
         num_taggers=agents // 10, num_runners=agents - agents // 10, use_full_observation=False
     )
     layout = cuda_layout(environment, SHARED_LIMITS[-1], num_envs)
-    assert layout.phased and layout.overlaps and not layout.staged and layout.threads == 128
-    assert layout.launch_shape(num_envs, 132, SHARED_LIMITS[-1]) == ((num_envs * layout.blocks, 1), (128, 1, 1), 0)
-    assert agents / MOST_PHASED_AGENTS <= layout.lanes < agents + layout.threads
-    assert 4 * layout.stage_floats <= MOST_STATIC_BYTES
+    assert layout.phased and layout.overlaps and not layout.staged and layout.grouped == (agents < 100_000)
+    shape = (num_envs * layout.blocks, 1), (layout.threads, 1, 1), 0
+    assert layout.launch_shape(num_envs, 132, SHARED_LIMITS[-1]) == shape
+    most = MOST_GROUPED_AGENTS if layout.grouped else MOST_PHASED_AGENTS
+    assert agents / most <= layout.lanes < agents + layout.blocks * layout.threads
+    assert layout.blocks == 8 if layout.grouped else layout.threads == 128
+    assert 4 * SEARCHING_WARPS * layout.warp_stage_floats <= MOST_STATIC_BYTES
     assert layout.scratch_bytes >= 4 * (-(-agents // WARP) + 2)  # the sums of two groups lie side by side
     assert not cuda_layout(environment, SHARED_LIMITS[-1], num_envs, hopper=False).phased
     assert cuda_layout(environment, SHARED_LIMITS[-1], 1).phased == (agents >= FEWEST_PHASED_AGENTS)
+
+
+@pytest.mark.parametrize(("num_envs", "warps"), [(7, 32), (100, 9), (200, 4), (20_000, 8)])
+def test_grouped_copies_run_at_once_if_they_can(num_envs: int, warps: int) -> None:
+    environment = registry.get("tag_continuous-v0").make(
+        num_taggers=1000, num_runners=9000, use_full_observation=False, num_other_agents_observed=10
+    )
+    layout = cuda_layout(environment, SHARED_LIMITS[-1], num_envs)
+    assert layout.grouped and layout.warps == warps
 
 
 def test_others_than_those_that_say_so_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

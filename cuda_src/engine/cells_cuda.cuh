@@ -37,7 +37,7 @@ struct Cells : CellGrid {
   Member* member;       // [size] if they do
   int size;
   int asking;  // how many of them ask
-  int* taken;  // agents, in this order, of whom warps have taken care
+  int* left;   // of what warps have to do, see in_parts
 
   METHOD Member at(int place) const {
     if constexpr (together) return member[place];
@@ -64,15 +64,17 @@ struct Cells : CellGrid {
 // The lanes of a copy sort its agents.
 class CellSorter : public Team {
  protected:
+  static constexpr int left_at = 7;  // in words of the memory for searches
+
   unsigned char* search_memory_;  // of the team
 
-  // Sorts the candidates and who asks, looking for both in the range `all`.
-  template <class Search, class Agents, class Asks>
-  METHOD Cells sort_into_cells(const Search& search, Agents all, Asks asks) {
+  // Sorts the candidates and who asks, looking for both in the range `all`. Warps then have work(cells) to do.
+  template <class Search, class Agents, class Asks, class Work>
+  METHOD Cells sort_into_cells(const Search& search, Agents all, Asks asks, Work work) {
     Cells cells;
     unsigned* bounds =
-        zeroed_words<7>(reinterpret_cast<unsigned*>(search_memory_));  // the largest of -x, x, -y, y; members; who asks
-    cells.taken = reinterpret_cast<int*>(bounds + 6);
+        zeroed_words<6>(reinterpret_cast<unsigned*>(search_memory_));  // the largest of -x, x, -y, y; members; who asks
+    cells.left = reinterpret_cast<int*>(search_memory_) + left_at;
     cells.start = reinterpret_cast<int*>(search_memory_) + 8;
     cells.who_is_at = cells.start + Geometry::most_cells + 4;
     cells.position_of = reinterpret_cast<float2*>(search_memory_ + Geometry::positions_at);
@@ -81,14 +83,15 @@ class CellSorter : public Team {
     // `who` is negative where there is none.
     using Members = Cells::Member[members_at_once];
     const auto each_member = [&](auto visit) {
-      for (int first = all.first + lane_; first < all.end(); first += members_at_once * Geometry::lanes) {
+      const int start = all.first / Geometry::lanes * Geometry::lanes + lane_;  // as lanes play agents
+      for (int first = start; first < all.end(); first += members_at_once * Geometry::lanes) {
         Members members;
 #pragma unroll
         for (int k = 0; k < members_at_once; ++k) {
-          const int j = Math::min(first + k * Geometry::lanes, all.end() - 1);
+          const int own = first + k * Geometry::lanes, j = Math::max(Math::min(own, all.end() - 1), all.first);
           const float at_x = search.x[j], at_y = search.y[j];
           const bool candidate = search.among.has(j) && search.eligible(j), asking = asks(j);
-          const bool is_there = (first + k * Geometry::lanes < all.end()) & is_somewhere(at_x, at_y);
+          const bool is_there = (own >= all.first) & (own < all.end()) & is_somewhere(at_x, at_y);
           const int who = j | (candidate ? 0 : Cells::bystander) | (asking ? 0 : Cells::silent);
           members[k] = {at_x, at_y, (candidate | asking) & is_there ? who : -1};
         }
@@ -100,7 +103,7 @@ class CellSorter : public Team {
     // where lists come to lie.
     int* counts = Cells::together ? reinterpret_cast<int*>(cells.member) : cells.who_is_at;
     int* ranks = reinterpret_cast<int*>(search_memory_ + Geometry::lists_at);
-    in_phase([&] {
+    in_phase_of_own([&] {
       for (int cell = lane_; cell < Geometry::most_cells; cell += Geometry::lanes) counts[cell] = 0;
       unsigned bound[4] = {0, 0, 0, 0};
       int members = 0, asking = 0;
@@ -144,7 +147,10 @@ class CellSorter : public Team {
     const int number = cells.rows * cells.columns;
     add_up(counts, cells.start, number);
     in_phase([&] {
-      if (lane_ == 0) cells.start[number] = cells.size;
+      if (lane_ == 0) {
+        cells.start[number] = cells.size;
+        *cells.left = work(cells);
+      }
       each_member([&](const Members& member) {
         int place[members_at_once];
 #pragma unroll

@@ -67,7 +67,7 @@ class Environment : public Declared, public Math, public Searcher {
   }
 
   // What each or each_observation is to find for every agent that it visits: the K agents of a range nearest to it,
-  // itself apart, for which eligible(j) holds and that are closer than `within`.
+  // itself apart, for which eligible(j) holds, a condition on agent j's own fields, and that are closer than `within`.
   template <int K, class Agents, class Eligible>
   METHOD Search<K, Agents, Eligible> nearest(Agents among, const float* x, const float* y, Eligible eligible,
                                              float within = infinity) const {
@@ -95,8 +95,11 @@ class Environment : public Declared, public Math, public Searcher {
   // Calls visit(i, found) for every agent of the range; agents out of the game find nobody.
   template <int K, class Agents, class Eligible, class Visit>
   METHOD void each(Range range, const Search<K, Agents, Eligible>& search, Visit visit) {
-    const auto prepared = prepare<false>(search, [&](int i) { return range.has(i) && alive[i]; });
-    each(range, [&](int i) { visit(i, found_by(i, prepared)); });
+    const auto prepared = prepare<false>(search, range, [&](int i) { return range.has(i) && alive[i]; });
+    if constexpr (Geometry::phased)
+      each_prepared(range, prepared, [&](int i) { return alive[i]; }, visit);
+    else
+      each(range, [&](int i) { visit(i, found_by(i, prepared)); });
   }
 
   // Calls write(i, row) for every agent of the range; row[k] = value sets entry k of its observation (observation.cuh).
@@ -129,7 +132,7 @@ class Environment : public Declared, public Math, public Searcher {
       return;
     }
 #endif
-    const auto prepared = prepare<true>(search, asks);
+    const auto prepared = prepare<true>(search, range, asks);
     each_observation(range, [&](int i, auto row) { write(i, row, found_by(i, prepared)); });
   }
 
@@ -288,7 +291,7 @@ class Environment : public Declared, public Math, public Searcher {
     in_phase([&] {
       if constexpr (Geometry::row_lanes == 1 && Geometry::rows_collected)
         write_rows_of_own(range, write);
-      else if constexpr (!Geometry::rows_staged)
+      else if constexpr (!Geometry::rows_staged || (Geometry::grouped && Geometry::most_cells > 0))
         write_rows_in_place(range, write);
       else if constexpr (Geometry::row_lanes == 32)
         write_rows_one_by_one(range, write);
@@ -319,11 +322,11 @@ class Environment : public Declared, public Math, public Searcher {
     auto* stage = reinterpret_cast<Observation*>(warp_memory_);
     auto* lists = reinterpret_cast<std::uint32_t*>(stage + rows * room);
     const int lane = lane_ % 32;
-    list_in_cells(search, asks, lists, [&](int own, const auto& prepared) {
+    const auto visit = [&](int own, const auto& prepared) {
 #pragma unroll 1
       for (int first = 0; first < 32; first += rows) {
         const int of_lane = first + lane / row_lanes, i = __shfl_sync(~0u, own, of_lane);
-        const bool wanted = i >= 0 && range.has(i);
+        const bool wanted = i >= 0;
         if (!__any_sync(~0u, wanted)) continue;
         Observation* row = wanted ? observation_row(i) : nullptr;
         Observation* staged = stage + lane / row_lanes * room;
@@ -333,8 +336,41 @@ class Environment : public Declared, public Math, public Searcher {
         __syncwarp();
         store_rows<row_lanes>(row, staged, wanted ? observation_size(group_of(i)) : 0, lane % row_lanes);
       }
-    });
+    };
+    // Rows of those who find nobody are taken by their index: many lie side by side, and leave together.
+    const auto visit_others = [&](int start) {
+      constexpr int chunks = others_at_once / 32;
+      const Rows part = rows_of_part<others_at_once>(range, start / 32);
+      unsigned wanted_of_chunk = 0;  // in lane k, those of the k-th 32 agents
+#pragma unroll
+      for (int chunk = 0; chunk < chunks; ++chunk) {
+        const int nth = 32 * chunk + lane, i = part.first + Math::min(nth, part.count - 1);
+        const bool is_in_cells = asks(i) & is_somewhere(search, i);
+        const unsigned those = __ballot_sync(~0u, nth < part.count && !is_in_cells);
+        if (lane == chunk) wanted_of_chunk = those;
+      }
+#pragma unroll 1
+      for (int first = 0; first < part.count; first += rows) {
+        const unsigned those = __shfl_sync(~0u, wanted_of_chunk, first / 32) >> first % 32 & (~0u >> (32 - rows));
+        if (those == 0) continue;
+        const int k = lane / row_lanes;
+        const bool wanted = (those >> k & 1) != 0;
+        Observation* row = part.row + first * part.size;
+        Observation* staged = stage + entries_off_line(row) + k * part.size;
+        typename SearchLoaded<K>::Found nobody{};
+        wait_for_stored_rows();
+        if (wanted) write(part.first + first + k, ObservationRow<row_lanes>(staged, lane % row_lanes), nobody);
+        __syncwarp();
+        // The first of some in succession stores the rows of all of them.
+        const bool is_first = wanted && (those << 1 >> k & 1) == 0;
+        const int length = __clz(__brev(~(those >> k)));
+        store_rows<row_lanes>(row + k * part.size, staged, is_first ? length * part.size : 0, lane % row_lanes);
+      }
+    };
+    list_in_cells(search, asks, 32 * parts_of<others_at_once>(range), lists, visit, visit_others);
   }
+
+  static constexpr int others_at_once = 128;  // of whom a warp finds out together who they are
 
   METHOD static constexpr int longest_row() {
     int longest = 0;
@@ -390,6 +426,19 @@ class Environment : public Declared, public Math, public Searcher {
     Observation* row;  // of the first
     int size;          // of each
   };
+
+  // The parts of at most so many agents that each group of a range is made of.
+  template <int most>
+  METHOD static int parts_of(Range range) {
+    int parts = 0;
+#pragma unroll
+    for (int g = 0; g < num_groups; ++g) {
+      const Range group = group_range(g);
+      const int size = Math::min(group.end(), range.end()) - Math::max(group.first, range.first);
+      parts += Math::max(size + most - 1, 0) / most;
+    }
+    return parts;
+  }
 
   // Each group of a range in parts of at most so many agents, one after the other; empty from there on.
   template <int most>

@@ -12,23 +12,25 @@ class Episode : public Rules {
   bool truncated_ = false;  // the step limit is reached
   bool done_ = false;       // the episode is over
 
-  // One step, or what stands in its place for a copy whose episode is over.
-  METHOD void advance() {
+  // One step, or what stands in its place for a copy whose episode is over. Returns whether it was one.
+  METHOD bool advance() {
     this->only_if(true);
     this->each_own(this->agents, [&](int i) {
       this->reward[i] = 0.0f;
       this->terminated[i] = !this->alive[i];
     });
     const bool over = this->is_over();
-    this->only_if(!over);
-    if (this->any_active()) play();
-    this->only_if(over && Geometry::autoreset != Autoreset::disabled);
-    if (this->any_active()) {
+    this->template side_by_side<2, false>([&](int k) {  // no copy does both
+      const bool plays = k == 0;
+      this->only_if(plays ? !over : over && Geometry::autoreset != Autoreset::disabled);
+      if (!this->any_active()) return;
+      if (plays) return play();
       this->each_own(this->agents, [&](int i) { this->terminated[i] = false; });
       restart();
-    }
+    });
     truncated_ = this->time >= this->arguments_->max_steps;
     done_ = over ? Geometry::autoreset == Autoreset::disabled : finished_;
+    return !over;
   }
 
   // The state at the start of the next episode.
@@ -88,9 +90,10 @@ class Episode : public Rules {
       this->each_own(this->agents, [&](int i) {
         if (!this->alive[i]) this->reward[i] = 0.0f;
       });
-    // The barrier of this reduction is what account relies on: its sums read rewards that other lanes have cleared.
+    // The barrier of this reduction is what account relies on: its sums read rewards that other lanes have cleared. In
+    // phases they can wait (kernels_phased.cuh).
     const bool some_stay = this->any(this->agents, [&](int i) { return !this->terminated[i]; });
     finished_ = this->active_ && (this->time >= this->arguments_->max_steps || !some_stay);
-    this->account(finished_);
+    if constexpr (!Geometry::phased) this->account(finished_);
   }
 };

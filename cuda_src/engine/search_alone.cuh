@@ -11,7 +11,7 @@ class Searcher : public Team {
   METHOD void use_memory(unsigned char*) {}  // it needs none
 
   template <bool listed, int K, class Agents, class Eligible, class Asks>
-  METHOD auto prepare(const Search<K, Agents, Eligible>& search, Asks) {
+  METHOD auto prepare(const Search<K, Agents, Eligible>& search, Range, Asks) {
     static_assert(K <= Geometry::neighbors, "neighbors() of the declaration must return the largest K of nearest<K>");
     return SearchAlone<K, Agents, Eligible>{search};
   }

@@ -74,7 +74,7 @@ class Searcher : public Team {
   METHOD void use_memory(unsigned char* memory) { search_memory_ = reinterpret_cast<SearchMemory*>(memory); }
 
   template <bool listed, int K, class Agents, class Eligible, class Asks>
-  METHOD auto prepare(const Search<K, Agents, Eligible>& search, Asks) {
+  METHOD auto prepare(const Search<K, Agents, Eligible>& search, Range, Asks) {
     static_assert(K <= Geometry::neighbors, "neighbors() of the declaration must return the largest K of nearest<K>");
     if constexpr (most_of<Agents> <= Geometry::candidates)
       return SearchAlone<K, Agents, Eligible>{search};

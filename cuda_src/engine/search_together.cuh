@@ -119,18 +119,19 @@ class Searcher : public CellSorter {
 
   unsigned char* warp_memory_;  // of each warp, shared; free between observations
 
-  // All lanes of a team call it together; asks(i) says who wants to know. The result holds until the next call.
-  // `listed` leaves lists for several lanes to read; otherwise a lane may find for itself what it needs.
+  // All lanes of a team call it together; asks(i) says who of a range wants to know. The result holds until the next
+  // call. `listed` leaves lists for several lanes to read; otherwise a lane may find for itself what it needs.
   template <bool listed, int K, class Agents, class Eligible, class Asks>
-  METHOD auto prepare(const Search<K, Agents, Eligible>& search, Asks asks) {
+  METHOD auto prepare(const Search<K, Agents, Eligible>& search, Range range, Asks asks) {
     static_assert(K <= Geometry::neighbors, "neighbors() of the declaration must return the largest K of nearest<K>");
     constexpr int most = most_of<Agents>;
     auto* lists = reinterpret_cast<std::uint32_t*>(search_memory_ + Geometry::lists_at);
     if constexpr (Geometry::candidates == 0 || K > Geometry::longest_list || (most <= few && !listed)) {
       return SearchAlone<K, Agents, Eligible>{search};
     } else if constexpr (!listed && K <= 4 && most > Geometry::candidates) {
-      return SearchInCells<K, Agents, Eligible>{search,
-                                                sort_into_cells(search, search.among, [](int) { return false; })};
+      return SearchInCells<K, Agents, Eligible>{
+          search,
+          sort_into_cells(search, search.among, [](int) { return false; }, [&](const Cells&) { return range.size; })};
     } else if constexpr (most <= Geometry::candidates) {
       list_nearest_together(search, asks, lists);
       return SearchDone<K>{lists};
@@ -138,6 +139,58 @@ class Searcher : public CellSorter {
       list_nearest(search, asks, lists);
       return SearchDone<K>{lists};
     }
+  }
+
+  // Calls visit(i, found) for every agent of a range that a search has been prepared for, in a phase of its own.
+  template <class Prepared, class Asks, class Visit>
+  METHOD void each_prepared(Range range, const Prepared& prepared, Asks asks, Visit visit) {
+    in_phase([&] {
+      each_of_mine(range, [&](int i) {
+        decltype(prepared.of(i)) found;
+        found.found = 0;
+        if (asks(i)) found = prepared.of(i);
+        visit(i, found);
+      });
+    });
+  }
+
+  // The same where each looks around for himself: a warp first finds out who of some agents asks, so that all its lanes
+  // have someone to look for.
+  template <int K, class Agents, class Eligible, class Asks, class Visit>
+  METHOD void each_prepared(Range range, const SearchInCells<K, Agents, Eligible>& prepared, Asks asks, Visit visit) {
+    constexpr int chunks = 4;
+    in_helped_phase<32 * chunks>([&] {
+      constexpr int warps = Geometry::warps > Geometry::searching_warps ? Geometry::warps : Geometry::searching_warps;
+      __shared__ int who_asks[warps][32 * chunks];
+      const int lane = lane_ % 32;
+      int* const asking = who_asks[threadIdx.x / 32];
+      in_parts<32 * chunks>(prepared.cells.left, range.size, [&](int first) {
+        bool asks_in[chunks];
+#pragma unroll
+        for (int k = 0; k < chunks; ++k) {
+          const int nth = first + 32 * k + lane;
+          asks_in[k] = nth < range.size && asks(range.first + nth);
+        }
+        int count = 0;
+#pragma unroll
+        for (int k = 0; k < chunks; ++k) {
+          const int nth = first + 32 * k + lane;
+          const unsigned those = __ballot_sync(~0u, asks_in[k]);
+          if (asks_in[k]) asking[count + __popc(those & ((1u << lane) - 1))] = range.first + nth;
+          count += __popc(those);
+          Nearest<K> nobody;
+          nobody.found = 0;
+          if (!asks_in[k] && nth < range.size) visit(range.first + nth, nobody);
+        }
+        __syncwarp();
+#pragma unroll 1
+        for (int k = lane; k < count; k += 32) {
+          const int i = asking[k];
+          visit(i, prepared.of(i));
+        }
+        __syncwarp();
+      });
+    });
   }
 
   template <int K>
@@ -233,46 +286,57 @@ class Searcher : public CellSorter {
   // Fills the lists of all who ask.
   template <int K, class Agents, class Eligible, class Asks>
   METHOD void list_nearest(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
-    search_in_cells(search, asks, [&](int i, const Nearest<K>& found) {
-      if (i >= 0 && asks(i)) write_list(lists, i, found);
-    });
+    search_in_cells(
+        search, asks, Geometry::num_agents,
+        [&](int i, const Nearest<K>& found) {
+          if (i >= 0) write_list(lists, i, found);
+        },
+        [&](int first) {
+          const int i = first + lane_ % 32;
+          if (i >= Geometry::num_agents || !asks(i) || is_somewhere(search, i)) return;
+          Nearest<K> nobody;
+          nobody.clear();
+          write_list(lists, i, nobody);
+        });
   }
 
  protected:
-  // Warps take 32 agents at a time, in the order of their cells, then by their index those who are not in cells or do
-  // not ask, and find nobody. Calls visit(i, found) in all lanes of a warp; i is -1 for lanes without an agent.
-  template <int K, class Agents, class Eligible, class Asks, class Visit>
-  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, Visit visit) {
-    const Cells cells = sort_into_cells(search, Range{0, Geometry::num_agents}, asks);
-    const int end_of_cells = (cells.size + 31) & ~31, lane = lane_ % 32;
-    const int others = cells.asking < Geometry::num_agents ? Geometry::num_agents : 0;
+  // Warps take 32 agents at a time, in the order of their cells, and call visit(i, found) in all lanes; i is -1 for
+  // lanes without an agent. Unless all ask, visit_others(k) for k = 0, 32, …, up to `others` follows, in all lanes as
+  // well: who does not ask, or is nowhere, finds nobody.
+  template <int K, class Agents, class Eligible, class Asks, class Visit, class VisitOthers>
+  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Visit visit,
+                              VisitOthers visit_others) {
+    const auto end_in_cells = [](const Cells& cells) { return (cells.size + 31) & ~31; };
+    const auto end_of_all = [&](const Cells& cells) {
+      return end_in_cells(cells) + (cells.asking < Geometry::num_agents ? others : 0);
+    };
+    const Cells cells = sort_into_cells(search, Range{0, Geometry::num_agents}, asks, end_of_all);
+    const int end_of_cells = end_in_cells(cells), lane = lane_ % 32;
     in_helped_phase([&] {
-      in_parts(cells.taken, end_of_cells + others, [&](int first) {
-        Nearest<K> found;
-        found.found = 0;
-        int i = first - end_of_cells + lane;
-        if (first < end_of_cells) {
-          wait_for_stored_rows();
-          const auto own = cells.at(Math::min(first + lane, cells.size - 1));
-          found = nearest_of_part<K>(cells, first, own, search.limit);
-          i = first + lane < cells.size && own.asks() ? own.agent() : -1;
-        } else if (i >= Geometry::num_agents || (asks(i) && is_somewhere(search, i))) {
-          i = -1;
-        }
-        visit(i, found);
+      in_parts(cells.left, end_of_all(cells), [&](int first) {
+        if (first >= end_of_cells) return visit_others(first - end_of_cells);
+        wait_for_stored_rows();
+        const auto own = cells.at(Math::min(first + lane, cells.size - 1));
+        const Nearest<K> found = nearest_of_part<K>(cells, first, own, search.limit);
+        visit(first + lane < cells.size && own.asks() ? own.agent() : -1, found);
       });
     });
   }
 
   // The same with lists for several lanes to read, 32 in `lists`: calls visit(i, prepared), where prepared.of(lane) is
   // what the agent of a lane finds.
-  template <int K, class Agents, class Eligible, class Asks, class Visit>
-  METHOD void list_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists, Visit visit) {
-    search_in_cells(search, asks, [&](int i, const Nearest<K>& found) {
-      write_list(lists, lane_ % 32, found);
-      __syncwarp();
-      visit(i, SearchLoaded<K>{lists});
-    });
+  template <int K, class Agents, class Eligible, class Asks, class Visit, class VisitOthers>
+  METHOD void list_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, std::uint32_t* lists,
+                            Visit visit, VisitOthers visit_others) {
+    search_in_cells(
+        search, asks, others,
+        [&](int i, const Nearest<K>& found) {
+          write_list(lists, lane_ % 32, found);
+          __syncwarp();
+          visit(i, SearchLoaded<K>{lists});
+        },
+        visit_others);
   }
 
  private:

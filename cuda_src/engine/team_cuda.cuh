@@ -113,14 +113,20 @@ class Team : public TeamLanes {
     synchronize();
   }
 
-  // The same for what lanes take part in as they have time.
+  // The same for what reads nothing of the state but the fields of a lane's own agents.
   template <class Part>
+  METHOD void in_phase_of_own(Part part) const {
+    in_phase(part);
+  }
+
+  // The same for what lanes take part in as they have time.
+  template <int agents = 32, class Part>
   METHOD void in_helped_phase(Part part) const {
     in_phase(part);
   }
 
   // Calls visit(k) for k = 0, …, count - 1, none of which waits for what another one returns.
-  template <int count, class Visit>
+  template <int count, bool sums_apart = true, class Visit>
   METHOD void side_by_side(Visit visit) const {
 #pragma unroll
     for (int k = 0; k < count; ++k) visit(k);

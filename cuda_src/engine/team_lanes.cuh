@@ -27,15 +27,15 @@ class TeamLanes {
     }
   }
 
-  // Calls visit(first) in all lanes of a warp for first = 0, 32, …, as long as it is below the end. A warp takes the
-  // next one as soon as it has time, counted in a word that is zero before.
-  template <class Visit>
-  METHOD void in_parts(int* taken, int end, Visit visit) const {
-    const auto next_part = [&] { return lane_ % 32 == 0 ? atomicAdd(taken, 32) : 0; };
+  // Calls visit(first) in all lanes of a warp for first = 0, size, …, as long as it is below the end. A warp takes the
+  // next one as soon as it has time; the word `left`, which is the end before, says how many are.
+  template <int size = 32, class Visit>
+  METHOD void in_parts(int* left, int end, Visit visit) const {
 #pragma unroll 1
-    for (int next = next_part(), first; (first = __shfl_sync(~0u, next, 0)) < end;) {
-      next = next_part();
-      visit(first);
+    for (;;) {
+      const int now = __shfl_sync(~0u, lane_ % 32 == 0 ? atomicAdd(left, -size) : 0, 0);
+      if (now <= 0) return;
+      visit(end - now);
     }
   }
 

@@ -72,7 +72,7 @@ class Team {
   METHOD void synchronize() const { __syncwarp(); }
 
   // Calls visit(k) for k = 0, …, count - 1, none of which waits for what another one returns.
-  template <int count, class Visit>
+  template <int count, bool sums_apart = true, class Visit>
   METHOD void side_by_side(Visit visit) {
 #pragma unroll
     for (int k = 0; k < count; ++k) visit(k);

@@ -6,6 +6,8 @@
 // for, and passes over the others; since that number and the order of calls are constants, a compiler leaves nothing
 // else of it. What earlier phases have found out is in the memory of the copy: reductions leave it in words that nobody
 // else uses until the last phase makes them zero again.
+//
+// A kernel may be for several phases in succession: then the blocks of a team are a cluster, which waits in between.
 #pragma once
 
 #include "team_lanes.cuh"
@@ -14,7 +16,9 @@ class Team : public TeamLanes {
  public:
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
-    in_phase([&] { each_of_mine(range, visit); });
+    settle();
+    if (is_own_phase()) each_of_mine(range, visit);
+    is_unsettled_ = true;
   }
 
   template <class Predicate>
@@ -94,47 +98,76 @@ class Team : public TeamLanes {
 
   METHOD bool is_leader() const { return is_own_phase() && lane_ == 0; }
 
-  // Whether what follows belongs to the phase that this kernel is for.
-  METHOD bool is_current_phase() const { return phase_ == current_; }
+  // Whether what follows belongs to a phase that this kernel is for.
+  METHOD bool is_current_phase() const { return phase_ >= first_ && phase_ < end_; }
 
-  // The same for what blocks of the team do in copies that calls concern.
-  METHOD bool is_own_phase() const { return is_current_phase() && active_ && !is_helper_; }
+  // The same for what the lanes of the team do, each its part, in copies that calls concern.
+  METHOD bool is_own_phase() const {
+#ifdef __CUDA_ARCH__
+    if (first_ == counting) asm volatile("// plays in %0" ::"r"(phase_));
+#endif
+    return is_current_phase() && active_;
+  }
+
+  // Ends the phase of `each`, if that has not happened.
+  METHOD void settle() {
+    if (is_unsettled_) synchronize();
+  }
 
   // `each` without the end of the phase: only the lane that plays agent i may rely on what visit(i) wrote.
   template <class Visit>
-  METHOD void each_own(Range range, Visit visit) const {
+  METHOD void each_own(Range range, Visit visit) {
+    settle();
     if (is_own_phase()) each_of_mine(range, visit);
   }
 
-  METHOD void synchronize() { ++phase_; }
+  METHOD void synchronize() {
+    const bool was_current = is_current_phase();
+    ++phase_;
+    is_unsettled_ = false;
+    if (was_current && is_current_phase()) wait_for_cluster();
+  }
 
   // The part of a call up to the end of a phase; not for copies that calls do not concern.
   template <class Part>
   METHOD void in_phase(Part part) {
+    settle();
+    in_phase_of_own(part);
+  }
+
+  // The same for what reads nothing of the state but the fields of a lane's own agents: in the phase of an `each` that
+  // comes just before.
+  template <class Part>
+  METHOD void in_phase_of_own(Part part) {
     if (is_own_phase()) part();
     synchronize();
   }
 
-  // The same for what lanes take part in as they have time, those of more blocks than the team's as well.
-  template <class Part>
+  // The same for what warps take part in as they have time, wherever in_parts has something left. A part is to be as
+  // much work as the search of so many agents.
+  template <int agents = 32, class Part>
   METHOD void in_helped_phase(Part part) {
+    settle();
 #ifdef __CUDA_ARCH__
-    if (current_ == counting) asm volatile("// searches in %0" ::"r"(phase_));
+    if (first_ == counting) asm volatile("// searches in %0, parts of %1" ::"r"(phase_), "n"(agents));
 #endif
     if (is_current_phase() && active_) part();
     synchronize();
   }
 
   // Calls visit(k) for k = 0, …, count - 1, none of which waits for what another one returns: in the same phases.
-  template <int count, class Visit>
+  // `sums_apart`: they may make sums of the same copy.
+  template <int count, bool sums_apart = true, class Visit>
   METHOD void side_by_side(Visit visit) {
+    settle();
     const int first = phase_;
     int last = first;
-    is_beside_others_ = true;
+    is_beside_others_ = sums_apart;
 #pragma unroll
     for (int k = 0; k < count; ++k) {
       phase_ = first;
       visit(k);
+      settle();
       last = Math::max(last, phase_);
     }
     phase_ = last;
@@ -175,12 +208,11 @@ class Team : public TeamLanes {
     for (int k = 0; k < words_in_use_; ++k) words_[k] = 0;
   }
 
-  static constexpr int counting = -1;  // instead of the phase that a kernel is for
+  static constexpr int counting = -1;  // instead of the phases that a kernel is for
 
-  int current_;             // the phase that this kernel is for
-  int phase_ = 0;           // the one that the code has come to
-  bool is_helper_ = false;  // whether this block does not belong to the team
-  unsigned* words_;         // memory of the team for results of reductions
+  int first_, end_;  // the phases that this kernel is for
+  int phase_ = 0;    // the one that the code has come to
+  unsigned* words_;  // memory of the team for results of reductions
   int words_in_use_ = 0;
 
  private:
@@ -190,6 +222,13 @@ class Team : public TeamLanes {
     unsigned* const first = words_ + words_in_use_;
     words_in_use_ += words;
     return first;
+  }
+
+  // Where a kernel is for several phases, the blocks of a team are a cluster.
+  METHOD static void wait_for_cluster() {
+#ifdef __CUDA_ARCH__
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
   }
 
   // The sums of 32 consecutive values each.
@@ -205,7 +244,7 @@ class Team : public TeamLanes {
 
   // The sum of the values of a block's first warps, each the same in all lanes of a warp. All warps call it together.
   METHOD static int sum_of_warps(int value, int count) {
-    __shared__ int values[Geometry::warps];
+    __shared__ int values[(Geometry::warps + 3) & ~3];  // four are read at once
     __syncthreads();
     if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = value;
     __syncthreads();
@@ -214,6 +253,7 @@ class Team : public TeamLanes {
     return sum;
   }
 
+  bool is_unsettled_ = false;      // whether an `each` has not ended its phase
   bool is_beside_others_ = false;  // whether the present call is one of some side by side
   int parts_in_use_ = 0;           // of the memory for partial sums, by those before it
 };

@@ -24,30 +24,34 @@ struct TagContinuous : Environment {
     each(runner, hunters, [&](int i, auto hunter) {
       if (hunter.found > 0) get_tagged(i, hunter[0]);
     });
+    const bool any_runner_left = any(runner, [&](int i) { return !terminated[i]; });
     each(agents, [&](int i) {
       if (tagger.has(i))
         reward[i] += float(tags[i]) * tag_reward_for_tagger + step_penalty_for_tagger;
       else
         reward[i] += step_reward_for_runner + (survives(i) ? end_of_game_reward_for_runner : 0.0f);
-    });
-    const bool any_runner_left = any(runner, [&](int i) { return !terminated[i]; });
-    each(agents, [&](int i) {
       if (!any_runner_left) terminated[i] = true;
     });
   }
 
   METHOD void move(int i) {
-    acceleration[i] += change(i, 0, num_acceleration_levels, min_acceleration, max_acceleration);
-    direction[i] = wrap(direction[i] + change(i, 1, num_turn_levels, min_turn, max_turn), 2.0f * pi);
+    Motion now = motion(i);
+    now.acceleration += change(i, 0, num_acceleration_levels, min_acceleration, max_acceleration);
+    now.direction = wrap(now.direction + change(i, 1, num_turn_levels, min_turn, max_turn), 2.0f * pi);
     const float top_speed = max_speed * (tagger.has(i) ? skill_level_tagger : skill_level_runner);
-    speed[i] = clip(speed[i] + acceleration[i], 0.0f, top_speed);
-    if (speed[i] <= 0.0f || speed[i] >= top_speed) acceleration[i] = 0.0f;
+    now.speed = clip(now.speed + now.acceleration, 0.0f, top_speed);
+    if (now.speed <= 0.0f || now.speed >= top_speed) now.acceleration = 0.0f;
 
-    const float to_x = x[i] + speed[i] * cos(direction[i]);
-    const float to_y = y[i] + speed[i] * sin(direction[i]);
-    x[i] = clip(to_x, 0.0f, grid_length);
-    y[i] = clip(to_y, 0.0f, grid_length);
-    if (x[i] != to_x || y[i] != to_y) reward[i] += edge_hit_penalty;
+    const float to_x = now.x + now.speed * cos(now.direction);
+    const float to_y = now.y + now.speed * sin(now.direction);
+    now.x = clip(to_x, 0.0f, grid_length);
+    now.y = clip(to_y, 0.0f, grid_length);
+    if (now.x != to_x || now.y != to_y) reward[i] += edge_hit_penalty;
+    x[i] = now.x;
+    y[i] = now.y;
+    speed[i] = now.speed;
+    acceleration[i] = now.acceleration;
+    direction[i] = now.direction;
   }
 
   // The change of acceleration (component 0) or direction (component 1) that agent i chose.

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from gymnasium.vector import AutoresetMode
 from gpu_marl_envs.backends.base import Backend
 from gpu_marl_envs.backends.compilation import compile_cached, is_strict
 from gpu_marl_envs.backends.functions import Functions
-from gpu_marl_envs.backends.layout import MANY_COPIES, MOST_WORDS, SEARCHING_BLOCKS, Layout, cuda_layout
+from gpu_marl_envs.backends.layout import MANY_COPIES, MOST_WORDS, SEARCHING_WARPS, WARP, Layout, Phases, cuda_layout
 from gpu_marl_envs.backends.overlapping import OverlappingKernels
 from gpu_marl_envs.backends.source import OPERATIONS, arguments_dtype, translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError, DeclarationError, ParameterError, UsageError
@@ -59,16 +60,16 @@ class CudaBackend(Backend):
             environment, autoreset, self._gpu.architecture, self._gpu.shared_limit, num_envs, obs_dtype
         )
         properties = torch.cuda.get_device_properties(self.device)
-        multiprocessors = properties.multi_processor_count
+        self._multiprocessors = properties.multi_processor_count
         self._grid, self._block, self._shared_bytes = self.layout.launch_shape(
-            num_envs, multiprocessors, self._gpu.shared_limit
+            num_envs, self._multiprocessors, self._gpu.shared_limit
         )
-        self._turns_round = self.layout.turns_round(num_envs, multiprocessors, properties.L2_cache_size)
+        self._turns_round = self.layout.turns_round(num_envs, self._multiprocessors, properties.L2_cache_size)
         self._backwards = False
         self._process = os.getpid()
         self._arguments_bytes = arguments_dtype(environment).itemsize
         self._launchers = {
-            operation: [self._launcher(name, multiple, binary) for name, multiple in _kernels(operation, self.layout)]
+            operation: [self._launcher(name, searches, binary) for name, searches in _kernels(operation, self.layout)]
             for operation in OPERATIONS
         }
 
@@ -87,15 +88,21 @@ class CudaBackend(Backend):
 
         self._gpu.enqueue(launch_all)
 
-    def _launcher(self, name: str, multiple: int, binary: Path) -> Callable[[Any, bytes], None]:
-        """What launches a kernel on a stream of PyCUDA's, with its arguments and so many times the blocks."""
-        grid, block, shared_bytes = (multiple * self._grid[0], self._grid[1]), self._block, self._shared_bytes
+    def _launcher(self, name: str, searches: bool, binary: Path) -> Callable[[Any, bytes], None]:
+        """What launches a kernel on a stream of PyCUDA's, with its arguments.
+
+        Where warps search, there are as many blocks as run at once.
+        """
+        grid, block, shared_bytes = self._grid, self._block, self._shared_bytes
         with self._gpu.current():
             if self.layout.overlaps:
                 kernels = self._gpu.overlapping_kernels(binary)
                 # Environments share a kernel, and their launches take different amounts. Phases ask for none: what
                 # they use is known when they are compiled.
                 kernels.allow_shared_bytes(name, self._gpu.shared_limit if shared_bytes else 0)
+                if searches:
+                    block = WARP * SEARCHING_WARPS, 1, 1
+                    grid = self._multiprocessors * kernels.resident_blocks(name, block[0]), 1
                 return lambda stream, arguments: kernels.launch(
                     name, grid, block, 0 if stream is None else stream.handle, shared_bytes, arguments
                 )
@@ -200,11 +207,12 @@ def compile_kernels(
         return compile_cached(source, environment.kernel(), command, suffix, _nvcc_version())
 
     if layout.phased:
-        layout = replace(layout, phases=_find_phases(compiled(".ptx").read_text(), environment.id))
+        phases = _find_phases(compiled(".ptx").read_text(), environment.id)
+        layout = replace(layout, phases=_grouped(phases) if layout.grouped else phases)
     return layout, compiled(".cubin")
 
 
-def _find_phases(assembler: str, env_id: str) -> dict[str, tuple[int, ...]]:
+def _find_phases(assembler: str, env_id: str) -> dict[str, tuple[Phases, ...]]:
     """The phases of each operation as in a layout, which a compiler has worked out (``COUNT_PHASES`` in the engine).
 
     Raises:
@@ -215,8 +223,10 @@ def _find_phases(assembler: str, env_id: str) -> dict[str, tuple[int, ...]]:
         for operation, *registers in re.findall(r"// (\w+) has (%r\d+) phases, (%r\d+) words", kernel):
             phases, its_words = (_constant(kernel, register) for register in registers)
             if phases is not None and its_words is not None:
-                searching = {_constant(kernel, register) for register in re.findall(r"// searches in (%r\d+)", kernel)}
-                found[operation] = tuple(SEARCHING_BLOCKS if phase in searching else 1 for phase in range(phases))
+                playing = {_constant(kernel, register) for register in re.findall(r"// plays in (%r\d+)", kernel)}
+                searches = re.findall(r"// searches in (%r\d+), parts of (\d+)", kernel)
+                part = {_constant(kernel, register): int(size) for register, size in searches}
+                found[operation] = tuple(Phases(p, p + 1, 0 if p in playing else part.get(p, 0)) for p in range(phases))
                 words = max(words, its_words)
     if found.keys() != set(OPERATIONS):
         raise DeclarationError(
@@ -231,6 +241,15 @@ def _find_phases(assembler: str, env_id: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def _grouped(phases: dict[str, tuple[Phases, ...]]) -> dict[str, tuple[Phases, ...]]:
+    """The same with all phases between two searches in one launch."""
+    grouped = {}
+    for operation, single in phases.items():
+        runs = [list(run) for _, run in groupby(single, key=lambda phase: phase.first if phase.part else -1)]
+        grouped[operation] = tuple(Phases(run[0].first, run[-1].end, run[0].part) for run in runs)
+    return grouped
+
+
 def _constant(kernel: str, register: str) -> int | None:
     """What a register of PTX code is set to, if that is a number and happens once."""
     written = re.findall(rf"^\s*(?:@\S+\s+)?(\S+)\s+{re.escape(register)}, (.*);", kernel, re.MULTILINE)
@@ -238,12 +257,12 @@ def _constant(kernel: str, register: str) -> int | None:
     return int(written[0][1]) if is_constant else None
 
 
-def _kernels(operation: str, layout: Layout) -> list[tuple[str, int]]:
-    """The kernels that an operation launches, in this order, and how many times the blocks of the layout each takes."""
+def _kernels(operation: str, layout: Layout) -> list[tuple[str, bool]]:
+    """The kernels that an operation launches, in this order, and whether warps search in it."""
     name = f"gpu_marl_{operation}"
     if not layout.phased:
-        return [(name, 1)]
-    return [(f"{name}_{phase}", multiple) for phase, multiple in enumerate(layout.phases[operation])]
+        return [(name, False)]
+    return [(f"{name}_{phases.first}", phases.part > 0) for phases in layout.phases[operation]]
 
 
 def _command(architecture: str, suffix: str = ".cubin", *, many_kernels: bool = False) -> list[str]:

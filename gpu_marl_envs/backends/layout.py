@@ -43,8 +43,11 @@ RESIDENT_LONE_WARPS = 24  # of a block that has a multiprocessor for itself
 RESIDENT_LONE_CELL_WARPS = 16  # the same where agents are sorted into cells
 PHASED_WARPS = 4  # of a block that runs one phase of a step
 MOST_PHASED_AGENTS = 8  # of a lane: blocks take time to start, and lanes to find out what concerns them
-SEARCHING_BLOCKS = 3  # times as many in which they search: a copy that restarts has far more to do than others
-RESIDENT_PHASED_WARPS = 16  # of a multiprocessor; with 128 registers where they search
+SEARCHING_WARPS = 4  # of a block that runs a phase in which warps search
+MOST_GROUPED_AGENTS = 10  # of a lane that runs several phases in one launch
+RESIDENT_GROUPED_WARPS = 64  # of a multiprocessor, then; with 32 registers
+CLUSTERED_SHARE = 0.9  # of the room for blocks on all multiprocessors, that clusters find
+RESIDENT_PHASED_WARPS = 16  # of a multiprocessor, with 128 registers
 PHASED_LANES = 64 * WARP * MULTIPROCESSORS  # that run at once
 FEWEST_PHASED_AGENTS = 1 << 16  # of all copies, from which on a launch for each phase pays
 FEWEST_OF_PHASED_COPY = 1 << 13  # agents; smaller copies play side by side, so that it takes four times as many
@@ -80,6 +83,19 @@ class SearchMemory:
 
 
 @dataclass(frozen=True)
+class Phases:
+    """The phases of an operation from ``first`` up to ``end`` that one launch runs.
+
+    In a single one, warps may search wherever something is left to do, ``part`` agents at a time; it is 0 where blocks
+    play a copy each.
+    """
+
+    first: int
+    end: int
+    part: int = 0
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where one launch keeps its copies' arrays, and which lanes play their agents.
 
@@ -103,10 +119,11 @@ class Layout:
         loads_record: whether a copy's ``Record`` is read with its state, not when its episode ends: where it is a small
             part of the bytes, or a step's latency matters more than they do.
         overlaps: whether a launch may start while the kernel before is still ending.
-        phased: whether each phase of an operation is a launch of its own, for all copies at once.
-        phases: the launches that an operation then takes, each with how many times ``blocks`` play a copy in it; filled
-            in by who compiles them.
-        scratch_bytes: memory for the partial results of one reduction; there is room for two.
+        phased: whether phases of an operation are launches of their own, for all copies at once.
+        grouped: whether all phases between two searches are one launch then.
+        phases: the launches that an operation takes if phased; filled in by who compiles them.
+        scratch_bytes: memory for the partial results of one reduction; there is room for two, and if phased, for two
+            beside them.
         search: memory in which agents look for neighbours together.
         stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
         warp_stage_floats: the part of it that each warp has for itself, if not packed.
@@ -128,7 +145,8 @@ class Layout:
     loads_record: bool = False
     overlaps: bool = False
     phased: bool = False
-    phases: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    grouped: bool = False
+    phases: dict[str, tuple[Phases, ...]] = field(default_factory=dict)
     scratch_bytes: int = 0
     search: SearchMemory = field(default_factory=SearchMemory)
     stage_floats: int = 0
@@ -138,7 +156,7 @@ class Layout:
     def resident_blocks(self) -> int:
         """Blocks that are to run on a multiprocessor at once; more of them leave fewer registers to each lane."""
         if self.phased:
-            return RESIDENT_PHASED_WARPS // self.warps
+            return (RESIDENT_GROUPED_WARPS if self.grouped else RESIDENT_PHASED_WARPS) // self.warps
         if self.in_warps:
             warps = RESIDENT_SMALL_WARPS
         else:
@@ -299,7 +317,8 @@ def _one_per_team(
         row_lanes, stage_floats = _row_stage(agents, longest_row, entry_bytes, search, staged=staged)
         parts = chunks + len(environment.agent_groups)  # of 32 agents of a group
         scratch_bytes = _align(max(4 * parts, 8 * blocks * most_warps), 16)
-        extra = {"scratch": 2 * scratch_bytes, "search": search.size, "words": 0 if staged else 4 * MOST_WORDS}
+        results = {"words": 0 if staged else 4 * MOST_WORDS}  # of reductions, if phased
+        extra = {"scratch": (2 if staged else 4) * scratch_bytes, "search": search.size, **results}
         offsets, unit_bytes = _unit(environment, copies=1, staged=staged, actions=staged, extra=extra)
         unit_bytes = _align(unit_bytes, 4 * LINE_FLOATS)
         left = shared_limit - (unit_bytes if staged else 0)
@@ -309,10 +328,15 @@ def _one_per_team(
     warps = _warps_of_resident_blocks(warps, unit_bytes, 4 * stage_floats) if staged and search.most_cells else warps
     stage_bytes = 4 * PHASED_WARPS * stage_floats
     phased = not staged and _is_phased(environment, num_envs, stage_bytes, hopper=most_blocks > 1)
+    grouped = False
     if phased:
-        warps = PHASED_WARPS
-        per_lane = min(MOST_PHASED_AGENTS, -(-agents * num_envs // PHASED_LANES))
-        blocks = -(-agents // (WARP * warps * per_lane))
+        stage_bytes = 0 if search.most_cells else 4 * stage_floats  # of a warp; who searches has a launch of its own
+        blocks, warps = most_blocks, _grouped_warps(agents, num_envs, most_blocks, stage_bytes)
+        grouped = agents <= MOST_GROUPED_AGENTS * WARP * warps * blocks
+        if not grouped:
+            warps = PHASED_WARPS
+            per_lane = min(MOST_PHASED_AGENTS, -(-agents * num_envs // PHASED_LANES))
+            blocks = -(-agents // (WARP * warps * per_lane))
     layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
@@ -322,6 +346,7 @@ def _one_per_team(
         staged=staged,
         overlaps=phased,
         phased=phased,
+        grouped=grouped,
         row_lanes=row_lanes,
         rows_staged=longest_row <= LONGEST_STAGED_ROW,
         actions_staged=staged,
@@ -345,6 +370,16 @@ def _is_phased(environment: Environment, num_envs: int, stage_bytes: int, *, hop
     fewest = FEWEST_PHASED_AGENTS * (4 if agents < FEWEST_OF_PHASED_COPY else 1)
     many = num_envs * agents >= fewest
     return hopper and many and environment.loop_by_loop and stage_bytes <= MOST_STATIC_BYTES
+
+
+def _grouped_warps(agents: int, num_envs: int, blocks: int, stage_bytes: int) -> int:
+    """Warps of each of a copy's blocks: the most with which all copies run at once, or few if there are none."""
+    most = min(
+        RESIDENT_GROUPED_WARPS // 2, -(-agents // (WARP * blocks)), (MOST_STATIC_BYTES - 4) // max(stage_bytes, 1)
+    )
+    share = num_envs * blocks / (CLUSTERED_SHARE * MULTIPROCESSORS)
+    fitting = [warps for warps in range(1, most + 1) if RESIDENT_GROUPED_WARPS // warps >= share]
+    return max(fitting, default=min(2 * PHASED_WARPS, most))
 
 
 def _row_stage(

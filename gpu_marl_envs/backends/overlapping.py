@@ -45,6 +45,14 @@ class OverlappingKernels:
         _check(_cuda().cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes))
         self._functions[name] = function
 
+    def resident_blocks(self, name: str, threads: int) -> int:
+        """Blocks of so many threads that run on a multiprocessor at once, without dynamic shared memory."""
+        blocks = ctypes.c_int()
+        function = self._functions[name]
+        count = _cuda().cuOccupancyMaxActiveBlocksPerMultiprocessor
+        _check(count(ctypes.byref(blocks), function, threads, ctypes.c_size_t(0)))
+        return blocks.value
+
     def launch(
         self, name: str, grid: Sequence[int], block: Sequence[int], stream: int, shared_bytes: int, argument: bytes
     ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from gpu_marl_envs.backends.layout import SHORTEST_IN_PIECES, Layout
+from gpu_marl_envs.backends.layout import RESIDENT_PHASED_WARPS, SEARCHING_WARPS, SHORTEST_IN_PIECES, Layout
 from gpu_marl_envs.backends.names import check_names, enum_name
 from gpu_marl_envs.spec import Environment, Field, Parameter
 
@@ -74,7 +74,7 @@ def translation_unit(
     rules = type(environment).__name__
     together = "phased" if layout.phased else "cuda"
     team = "sequential" if layout.lanes == 1 else "packed" if layout.packed else together
-    is_cluster = layout.blocks > 1 and not layout.phased
+    is_cluster = layout.blocks > 1 and (layout.grouped or not layout.phased)
     search = "together" if team == together else "nearby" if layout.search.most_cells else "alone"
     kernels = "cpu" if not cuda else together if team == together else "warp"
     return "\n".join(
@@ -106,9 +106,11 @@ def _phases(layout: Layout) -> list[str]:
     if not layout.phases:
         return [f"COUNT_PHASES({operation})" for operation in OPERATIONS]
     return [
-        f"PHASE({operation}, {phase}, {multiple})"
-        for operation, multiples in layout.phases.items()
-        for phase, multiple in enumerate(multiples)
+        f"SEARCHING_PHASE({operation}, {phases.first}, {phases.part})"
+        if phases.part
+        else f"PHASES({operation}, {phases.first}, {phases.end})"
+        for operation, launches in layout.phases.items()
+        for phases in launches
     ]
 
 
@@ -182,6 +184,8 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "threads": layout.threads,
         "blocks": layout.blocks,
         "resident_blocks": layout.resident_blocks,
+        "searching_warps": SEARCHING_WARPS,
+        "searching_blocks": RESIDENT_PHASED_WARPS // SEARCHING_WARPS,
         "unit_bytes": layout.unit_bytes,
         "row_lanes": layout.row_lanes,
         "stage_floats": layout.stage_floats,
@@ -208,6 +212,7 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "loads_record": layout.loads_record,
         "overlaps": layout.overlaps,
         "phased": layout.phased,
+        "grouped": layout.grouped,
     }
     lines = [
         f"static constexpr {_C_SCALARS[type(value)]} {name} = {_literal(value)};" for name, value in numbers.items()
