@@ -201,15 +201,18 @@ def compile_kernels(
     hopper = int(architecture.removeprefix("sm_").rstrip("af")) >= 90
     layout = cuda_layout(environment, shared_limit, num_envs, obs_dtype.itemsize, hopper=hopper)
 
-    def compiled(suffix: str) -> Path:
+    def compiled(layout: Layout, suffix: str) -> Path:
         source = translation_unit(environment, layout, autoreset, obs_dtype, cuda=True)
         command = _command(architecture, suffix, many_kernels=layout.phased)
         return compile_cached(source, environment.kernel(), command, suffix, _nvcc_version())
 
     if layout.phased:
-        phases = _find_phases(compiled(".ptx").read_text(), environment.id)
+        assembler = compiled(layout, ".ptx").read_text()
+        phases = _find_phases(assembler, environment.id)
+        if layout.grouped and _searches_while_playing(assembler):  # for which blocks of a group have too little memory
+            layout = cuda_layout(environment, shared_limit, num_envs, obs_dtype.itemsize, may_group=False)
         layout = replace(layout, phases=_grouped(phases) if layout.grouped else phases)
-    return layout, compiled(".cubin")
+    return layout, compiled(layout, ".cubin")
 
 
 def _find_phases(assembler: str, env_id: str) -> dict[str, tuple[Phases, ...]]:
@@ -219,13 +222,11 @@ def _find_phases(assembler: str, env_id: str) -> dict[str, tuple[Phases, ...]]:
         DeclarationError: it has not, or there is too little room for results of reductions.
     """
     found, words = {}, 0
-    for kernel in assembler.split(".entry")[1:]:
+    for kernel in _kernels_of(assembler):
         for operation, *registers in re.findall(r"// (\w+) has (%r\d+) phases, (%r\d+) words", kernel):
             phases, its_words = (_constant(kernel, register) for register in registers)
             if phases is not None and its_words is not None:
-                playing = {_constant(kernel, register) for register in re.findall(r"// plays in (%r\d+)", kernel)}
-                searches = re.findall(r"// searches in (%r\d+), parts of (\d+)", kernel)
-                part = {_constant(kernel, register): int(size) for register, size in searches}
+                playing, part = _parts_played(kernel)
                 found[operation] = tuple(Phases(p, p + 1, 0 if p in playing else part.get(p, 0)) for p in range(phases))
                 words = max(words, its_words)
     if found.keys() != set(OPERATIONS):
@@ -239,6 +240,22 @@ def _find_phases(assembler: str, env_id: str) -> dict[str, tuple[Phases, ...]]:
             f"room for {MOST_WORDS}; leave loop_by_loop out."
         )
     return found
+
+
+def _kernels_of(assembler: str) -> list[str]:
+    return assembler.split(".entry")[1:]
+
+
+def _searches_while_playing(assembler: str) -> bool:
+    """Whether there is a phase in which warps search in some copies while blocks play others."""
+    return any(playing & part.keys() for playing, part in map(_parts_played, _kernels_of(assembler)))
+
+
+def _parts_played(kernel: str) -> tuple[set[int | None], dict[int | None, int]]:
+    """The phases in which blocks play a copy each, and those in which warps search, with the agents of a part."""
+    playing = {_constant(kernel, register) for register in re.findall(r"// plays in (%r\d+)", kernel)}
+    searches = re.findall(r"// searches in (%r\d+), parts of (\d+)", kernel)
+    return playing, {_constant(kernel, register): int(size) for register, size in searches}
 
 
 def _grouped(phases: dict[str, tuple[Phases, ...]]) -> dict[str, tuple[Phases, ...]]:

@@ -220,6 +220,7 @@ def cuda_layout(
     entry_bytes: int = 4,
     *,
     hopper: bool = True,
+    may_group: bool = True,
 ) -> Layout:
     """The layout of a CUDA build.
 
@@ -229,6 +230,7 @@ def cuda_layout(
         num_envs: number of copies; few leave so much of a device idle that more lanes for each pay.
         entry_bytes: size of an entry of an observation.
         hopper: whether the GPU is of NVIDIA's Hopper or a later architecture: several blocks can work on one copy then.
+        may_group: whether several phases may be one launch.
     """
     longest_row = max(group.observation_size for group in environment.agent_groups)
     agents = environment.num_agents
@@ -243,7 +245,10 @@ def cuda_layout(
             return for_warps(layout)
     if 1 < agents <= MOST_PACKED_AGENTS:
         return for_warps(_packed(environment, longest_row, shared_limit, entry_bytes, few=few))
-    return _one_per_team(environment, longest_row, shared_limit, num_envs, entry_bytes, MOST_BLOCKS if hopper else 1)
+    most_blocks = MOST_BLOCKS if hopper else 1
+    return _one_per_team(
+        environment, longest_row, shared_limit, num_envs, entry_bytes, most_blocks, may_group=may_group
+    )
 
 
 def _sequential(environment: Environment, shared_limit: int, entry_bytes: int) -> Layout:
@@ -299,7 +304,14 @@ def _with_warps(layout: Layout, shared_limit: int) -> Layout:
 
 
 def _one_per_team(
-    environment: Environment, longest_row: int, shared_limit: int, num_envs: int, entry_bytes: int, most_blocks: int
+    environment: Environment,
+    longest_row: int,
+    shared_limit: int,
+    num_envs: int,
+    entry_bytes: int,
+    most_blocks: int,
+    *,
+    may_group: bool,
 ) -> Layout:
     agents = environment.num_agents
     chunks = -(-agents // WARP)
@@ -332,7 +344,7 @@ def _one_per_team(
     if phased:
         stage_bytes = 0 if search.most_cells else 4 * stage_floats  # of a warp; who searches has a launch of its own
         blocks, warps = most_blocks, _grouped_warps(agents, num_envs, most_blocks, stage_bytes)
-        grouped = agents <= MOST_GROUPED_AGENTS * WARP * warps * blocks
+        grouped = may_group and agents <= MOST_GROUPED_AGENTS * WARP * warps * blocks
         if not grouped:
             warps = PHASED_WARPS
             per_lane = min(MOST_PHASED_AGENTS, -(-agents * num_envs // PHASED_LANES))
