@@ -66,6 +66,7 @@ CASES_FOR_A_LANE = [
 # Large copies of which each phase is a launch, or all between two searches are.
 CASES_IN_PHASES = [
     ("tag_continuous-v0", 2, {"num_taggers": 1200, "num_runners": 2300, **NEAREST}),
+    ("tag_continuous-v0", 2, {"num_taggers": 100, "num_runners": 3400, **NEAREST}),
     ("tag_gridworld-v0", 2, {"num_taggers": 30_000, "use_full_observation": False}),
     ("probe-v0", 2, {"num_many": 4000, "neighbors_observed": 12}),
 ]

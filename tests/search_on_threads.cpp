@@ -227,7 +227,7 @@ struct Geometry {
   static constexpr int candidates = CANDIDATES, most_cells = MOST_CELLS, positions_at = POSITIONS_AT,
                        lists_at = LISTS_AT, warp_stage_floats = WARP_STAGE_FLOATS;
   static constexpr float agents_per_cell = AGENTS_PER_CELL;
-  static constexpr bool staged = !VISITED && !PHASED, phased = PHASED;
+  static constexpr bool staged = !VISITED && !PHASED, phased = PHASED, grouped = false;
 };
 
 #if PHASED
@@ -321,7 +321,6 @@ struct Lane : Searcher {
       if (call == 4) found.any = any(some, [](int i) { return asking[i]; });
     });
     found.any_at_all = any(some, [](int i) { return value[i] > 1000; });
-    settle();
     if (is_leader()) {
       totals = found;
       clear_words();

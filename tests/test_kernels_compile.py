@@ -187,6 +187,8 @@ def test_phases_are_counted_where_they_are_constants() -> None:
     playing_too = searching.replace(" mov.u32 %r2", " // plays in %r3\n mov.u32 %r2")
     assert cuda._find_phases(playing_too, "some-v0")["step"] == single
     assert cuda._searches_while_playing(playing_too) and not cuda._searches_while_playing(searching)
+    with pytest.raises(DeclarationError, match="some-v0 declares loop_by_loop, but how many"):
+        cuda._find_phases(searching.replace("mov.u32 %r3, 3", "add.s32 %r3, %r3, 3"), "some-v0")
     for changed in ("add.s32 %r1, %r1, 4;", "@%p1 mov.u32 %r1, 6;"):
         with pytest.raises(DeclarationError, match="some-v0 declares loop_by_loop, but how many"):
             cuda._find_phases(code.replace("mov.u32 %r2", f"{changed}\n mov.u32 %r2"), "some-v0")

@@ -83,15 +83,14 @@ class CellSorter : public Team {
     // `who` is negative where there is none.
     using Members = Cells::Member[members_at_once];
     const auto each_member = [&](auto visit) {
-      const int start = all.first / Geometry::lanes * Geometry::lanes + lane_;  // as lanes play agents
-      for (int first = start; first < all.end(); first += members_at_once * Geometry::lanes) {
+      for (int first = all.first + lane_; first < all.end(); first += members_at_once * Geometry::lanes) {
         Members members;
 #pragma unroll
         for (int k = 0; k < members_at_once; ++k) {
-          const int own = first + k * Geometry::lanes, j = Math::max(Math::min(own, all.end() - 1), all.first);
+          const int j = Math::min(first + k * Geometry::lanes, all.end() - 1);
           const float at_x = search.x[j], at_y = search.y[j];
           const bool candidate = search.among.has(j) && search.eligible(j), asking = asks(j);
-          const bool is_there = (own >= all.first) & (own < all.end()) & is_somewhere(at_x, at_y);
+          const bool is_there = (first + k * Geometry::lanes < all.end()) & is_somewhere(at_x, at_y);
           const int who = j | (candidate ? 0 : Cells::bystander) | (asking ? 0 : Cells::silent);
           members[k] = {at_x, at_y, (candidate | asking) & is_there ? who : -1};
         }
@@ -103,7 +102,7 @@ class CellSorter : public Team {
     // where lists come to lie.
     int* counts = Cells::together ? reinterpret_cast<int*>(cells.member) : cells.who_is_at;
     int* ranks = reinterpret_cast<int*>(search_memory_ + Geometry::lists_at);
-    in_phase_of_own([&] {
+    in_phase([&] {
       for (int cell = lane_; cell < Geometry::most_cells; cell += Geometry::lanes) counts[cell] = 0;
       unsigned bound[4] = {0, 0, 0, 0};
       int members = 0, asking = 0;

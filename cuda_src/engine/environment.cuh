@@ -67,7 +67,7 @@ class Environment : public Declared, public Math, public Searcher {
   }
 
   // What each or each_observation is to find for every agent that it visits: the K agents of a range nearest to it,
-  // itself apart, for which eligible(j) holds, a condition on agent j's own fields, and that are closer than `within`.
+  // itself apart, for which eligible(j) holds and that are closer than `within`.
   template <int K, class Agents, class Eligible>
   METHOD Search<K, Agents, Eligible> nearest(Agents among, const float* x, const float* y, Eligible eligible,
                                              float within = infinity) const {

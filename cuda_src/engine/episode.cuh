@@ -90,8 +90,8 @@ class Episode : public Rules {
       this->each_own(this->agents, [&](int i) {
         if (!this->alive[i]) this->reward[i] = 0.0f;
       });
-    // The barrier of this reduction is what account relies on: its sums read rewards that other lanes have cleared. In
-    // phases they can wait (kernels_phased.cuh).
+    // The barrier of this reduction is what account relies on: its sums read rewards that other lanes have cleared.
+    // Where phases are launches, these sums can wait (kernels_phased.cuh).
     const bool some_stay = this->any(this->agents, [&](int i) { return !this->terminated[i]; });
     finished_ = this->active_ && (this->time >= this->arguments_->max_steps || !some_stay);
     if constexpr (!Geometry::phased) this->account(finished_);

@@ -1,4 +1,4 @@
-// The kernels for many large copies, where every phase of an operation is a launch of its own for all of them
+// The kernels for many large copies, where phases of an operation are launches of their own for all of them
 // (team_phased.cuh). State is worked on in place.
 //
 // In most phases, blocks play a copy each. In those in which warps search, there are as many as run at once, and every
@@ -70,7 +70,6 @@ class DeviceCopy : public TeamCopy {
     }
     only_if(true);
     write_masks();
-    settle();
     if (!is_leader()) return;
     arguments_->truncated[copy_] = truncated_;
     arguments_->done[copy_] = done_;
@@ -82,14 +81,12 @@ class DeviceCopy : public TeamCopy {
     write_observations(false);
     write_masks();
     only_if(true);
-    settle();
     if (is_leader()) finish();
   }
 
   METHOD void observe() {
     write_observations(false);
     write_masks();
-    settle();
     if (is_leader()) finish();
   }
 
@@ -108,7 +105,8 @@ class DeviceCopy : public TeamCopy {
 // Shared memory of so many warps for observations, which those kernels take that use it.
 template <int warps>
 METHOD unsigned char* stage_of_warps() {
-  __shared__ __align__(128) unsigned char stage[sizeof(float) * (warps * Geometry::warp_stage_floats + 1)];
+  constexpr int floats = warps * Geometry::warp_stage_floats;
+  __shared__ __align__(128) unsigned char stage[sizeof(float) * (floats > 0 ? floats : 1)];
   return stage;
 }
 
@@ -140,8 +138,8 @@ METHOD void launch_searching(const Arguments& arguments, int first, int end, Run
   const uint2 multiprocessor = number_of_multiprocessor();
   const unsigned agents_at_once = gridDim.x * Geometry::searching_warps * parts_at_once * part;
   const unsigned at_once = ::min(copies, ::max(agents_at_once / Geometry::num_agents, fewest_copies_at_once));
-  const unsigned of_lane = multiprocessor.x * at_once / multiprocessor.y * copies / at_once;
-  const unsigned home = __reduce_min_sync(~0u, of_lane);  // which tells the compiler that all lanes have the same
+  const unsigned first_copy = multiprocessor.x * at_once / multiprocessor.y * copies / at_once;
+  const unsigned home = __reduce_min_sync(~0u, first_copy);  // which tells the compiler that all lanes have the same
   const auto nth_copy = [&](unsigned nth) { return home + nth < copies ? home + nth : home + nth - copies; };
 #pragma unroll 1
   for (unsigned start = 0; start < copies; start += 32) {

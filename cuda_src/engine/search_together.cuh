@@ -160,8 +160,8 @@ class Searcher : public CellSorter {
   METHOD void each_prepared(Range range, const SearchInCells<K, Agents, Eligible>& prepared, Asks asks, Visit visit) {
     constexpr int chunks = 4;
     in_helped_phase<32 * chunks>([&] {
-      constexpr int warps = Geometry::warps > Geometry::searching_warps ? Geometry::warps : Geometry::searching_warps;
-      __shared__ int who_asks[warps][32 * chunks];
+      static_assert(Geometry::grouped || Geometry::warps <= Geometry::searching_warps, "of the blocks that search");
+      __shared__ int who_asks[Geometry::searching_warps][32 * chunks];
       const int lane = lane_ % 32;
       int* const asking = who_asks[threadIdx.x / 32];
       in_parts<32 * chunks>(prepared.cells.left, range.size, [&](int first) {

@@ -113,12 +113,6 @@ class Team : public TeamLanes {
     synchronize();
   }
 
-  // The same for what reads nothing of the state but the fields of a lane's own agents.
-  template <class Part>
-  METHOD void in_phase_of_own(Part part) const {
-    in_phase(part);
-  }
-
   // The same for what lanes take part in as they have time.
   template <int agents = 32, class Part>
   METHOD void in_helped_phase(Part part) const {

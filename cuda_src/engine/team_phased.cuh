@@ -1,6 +1,6 @@
-// The lanes of several blocks play one copy of an environment, and a launch ends where they would have to wait for each
-// other: each phase of an operation, from one such end to the next, is a kernel of its own. See team_cuda.cuh for what
-// the functions mean.
+// The lanes of several blocks play one copy of an environment, and a launch may end where they would have to wait for
+// each other: phases of an operation, from one such end to the next, are kernels of their own. See team_cuda.cuh for
+// what the functions mean.
 //
 // All these kernels are the same code, which counts the phases it comes to. A kernel runs what belongs to the one it is
 // for, and passes over the others; since that number and the order of calls are constants, a compiler leaves nothing
@@ -16,9 +16,7 @@ class Team : public TeamLanes {
  public:
   template <class Visit>
   METHOD void each(Range range, Visit visit) {
-    settle();
-    if (is_own_phase()) each_of_mine(range, visit);
-    is_unsettled_ = true;
+    in_phase([&] { each_of_mine(range, visit); });
   }
 
   template <class Predicate>
@@ -109,36 +107,21 @@ class Team : public TeamLanes {
     return is_current_phase() && active_;
   }
 
-  // Ends the phase of `each`, if that has not happened.
-  METHOD void settle() {
-    if (is_unsettled_) synchronize();
-  }
-
   // `each` without the end of the phase: only the lane that plays agent i may rely on what visit(i) wrote.
   template <class Visit>
-  METHOD void each_own(Range range, Visit visit) {
-    settle();
+  METHOD void each_own(Range range, Visit visit) const {
     if (is_own_phase()) each_of_mine(range, visit);
   }
 
   METHOD void synchronize() {
     const bool was_current = is_current_phase();
     ++phase_;
-    is_unsettled_ = false;
     if (was_current && is_current_phase()) wait_for_cluster();
   }
 
   // The part of a call up to the end of a phase; not for copies that calls do not concern.
   template <class Part>
   METHOD void in_phase(Part part) {
-    settle();
-    in_phase_of_own(part);
-  }
-
-  // The same for what reads nothing of the state but the fields of a lane's own agents: in the phase of an `each` that
-  // comes just before.
-  template <class Part>
-  METHOD void in_phase_of_own(Part part) {
     if (is_own_phase()) part();
     synchronize();
   }
@@ -147,7 +130,6 @@ class Team : public TeamLanes {
   // much work as the search of so many agents.
   template <int agents = 32, class Part>
   METHOD void in_helped_phase(Part part) {
-    settle();
 #ifdef __CUDA_ARCH__
     if (first_ == counting) asm volatile("// searches in %0, parts of %1" ::"r"(phase_), "n"(agents));
 #endif
@@ -159,7 +141,6 @@ class Team : public TeamLanes {
   // `sums_apart`: they may make sums of the same copy.
   template <int count, bool sums_apart = true, class Visit>
   METHOD void side_by_side(Visit visit) {
-    settle();
     const int first = phase_;
     int last = first;
     is_beside_others_ = sums_apart;
@@ -167,10 +148,11 @@ class Team : public TeamLanes {
     for (int k = 0; k < count; ++k) {
       phase_ = first;
       visit(k);
-      settle();
       last = Math::max(last, phase_);
     }
+    const bool must_wait = phase_ < last && is_current_phase();
     phase_ = last;
+    if (must_wait && is_current_phase()) wait_for_cluster();
     is_beside_others_ = false;
     parts_in_use_ = 0;
   }
@@ -253,7 +235,6 @@ class Team : public TeamLanes {
     return sum;
   }
 
-  bool is_unsettled_ = false;      // whether an `each` has not ended its phase
   bool is_beside_others_ = false;  // whether the present call is one of some side by side
   int parts_in_use_ = 0;           // of the memory for partial sums, by those before it
 };

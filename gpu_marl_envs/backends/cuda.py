@@ -225,10 +225,11 @@ def _find_phases(assembler: str, env_id: str) -> dict[str, tuple[Phases, ...]]:
     for kernel in _kernels_of(assembler):
         for operation, *registers in re.findall(r"// (\w+) has (%r\d+) phases, (%r\d+) words", kernel):
             phases, its_words = (_constant(kernel, register) for register in registers)
-            if phases is not None and its_words is not None:
-                playing, part = _parts_played(kernel)
-                found[operation] = tuple(Phases(p, p + 1, 0 if p in playing else part.get(p, 0)) for p in range(phases))
-                words = max(words, its_words)
+            playing, part = _parts_played(kernel)
+            if phases is None or its_words is None or None in playing or None in part:
+                continue
+            found[operation] = tuple(Phases(p, p + 1, 0 if p in playing else part.get(p, 0)) for p in range(phases))
+            words = max(words, its_words)
     if found.keys() != set(OPERATIONS):
         raise DeclarationError(
             f"{env_id} declares loop_by_loop, but how many loops over agents it has is not known when its kernel is "

@@ -51,7 +51,7 @@ RESIDENT_PHASED_WARPS = 16  # of a multiprocessor, with 128 registers
 PHASED_LANES = 64 * WARP * MULTIPROCESSORS  # that run at once
 FEWEST_PHASED_AGENTS = 1 << 16  # of all copies, from which on a launch for each phase pays
 FEWEST_OF_PHASED_COPY = 1 << 13  # agents; smaller copies play side by side, so that it takes four times as many
-MOST_STATIC_BYTES = 48 * 1024  # of shared memory whose size is known when kernels are compiled
+MOST_STATIC_BYTES = 48 * 1024 - 512  # of shared memory whose size is known when kernels are compiled, for stages
 MOST_WORDS = 256  # in which a copy's reductions of one step leave their results
 TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: four fit on a multiprocessor then
 
@@ -122,8 +122,8 @@ class Layout:
         phased: whether phases of an operation are launches of their own, for all copies at once.
         grouped: whether all phases between two searches are one launch then.
         phases: the launches that an operation takes if phased; filled in by who compiles them.
-        scratch_bytes: memory for the partial results of one reduction; there is room for two, and if phased, for two
-            beside them.
+        scratch_bytes: memory for the partial results of one reduction; there is room for two, and for four unless
+            staged.
         search: memory in which agents look for neighbours together.
         stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
         warp_stage_floats: the part of it that each warp has for itself, if not packed.
@@ -156,7 +156,8 @@ class Layout:
     def resident_blocks(self) -> int:
         """Blocks that are to run on a multiprocessor at once; more of them leave fewer registers to each lane."""
         if self.phased:
-            return (RESIDENT_GROUPED_WARPS if self.grouped else RESIDENT_PHASED_WARPS) // self.warps
+            warps = RESIDENT_GROUPED_WARPS if self.grouped else RESIDENT_PHASED_WARPS
+            return min(MOST_RESIDENT_BLOCKS, warps // self.warps)
         if self.in_warps:
             warps = RESIDENT_SMALL_WARPS
         else:
@@ -386,11 +387,11 @@ def _is_phased(environment: Environment, num_envs: int, stage_bytes: int, *, hop
 
 def _grouped_warps(agents: int, num_envs: int, blocks: int, stage_bytes: int) -> int:
     """Warps of each of a copy's blocks: the most with which all copies run at once, or few if there are none."""
-    most = min(
-        RESIDENT_GROUPED_WARPS // 2, -(-agents // (WARP * blocks)), (MOST_STATIC_BYTES - 4) // max(stage_bytes, 1)
-    )
+    most = min(RESIDENT_GROUPED_WARPS // 2, -(-agents // (WARP * blocks)), MOST_STATIC_BYTES // max(stage_bytes, 1))
     share = num_envs * blocks / (CLUSTERED_SHARE * MULTIPROCESSORS)
-    fitting = [warps for warps in range(1, most + 1) if RESIDENT_GROUPED_WARPS // warps >= share]
+    fitting = [
+        warps for warps in range(1, most + 1) if min(MOST_RESIDENT_BLOCKS, RESIDENT_GROUPED_WARPS // warps) >= share
+    ]
     return max(fitting, default=min(2 * PHASED_WARPS, most))
 
 

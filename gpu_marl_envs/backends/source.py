@@ -67,7 +67,7 @@ def translation_unit(
 ) -> str:
     """The source that a backend compiles: constants and structs of the declaration, the engine, the dynamics.
 
-    Where each phase is a launch of its own, the source only counts the phases until the layout says how many there are.
+    Where phases are launches of their own, the source only counts the phases until the layout says how many there are.
     """
     check_names(environment)
     kernel = environment.kernel()
