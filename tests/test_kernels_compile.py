@@ -157,6 +157,16 @@ def test_large_copies_have_a_kernel_for_each_phase_or_some(monkeypatch: pytest.M
         assert f"gpu_marl_{operation}_{ends[operation]}".encode() not in binary.read_bytes()
 
 
+@needs_nvcc
+def test_large_copies_of_few_taggers_have_a_number_of_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "FEWEST_PHASED_AGENTS", 0)
+    environment = registry.get("tag_continuous-v0").make(
+        num_taggers=100, num_runners=3400, use_full_observation=False, num_other_agents_observed=10
+    )
+    layout, _ = cuda.compile_kernels(environment, AutoresetMode.SAME_STEP, "sm_90", SHARED_LIMITS["sm_90"], 3)
+    assert layout.grouped and [phases.part for phases in layout.phases["step"]] == [0, 32, 0, 32, 0]
+
+
 def test_searches_stand_between_groups_of_phases() -> None:
     phases = tuple(layouts.Phases(p, p + 1, part) for p, part in enumerate((0, 0, 32, 0, 128, 32, 0)))
     expected = [(0, 2, 0), (2, 3, 32), (3, 4, 0), (4, 5, 128), (5, 6, 32), (6, 7, 0)]
@@ -187,6 +197,8 @@ def test_phases_are_counted_where_they_are_constants() -> None:
     playing_too = searching.replace(" mov.u32 %r2", " // plays in %r3\n mov.u32 %r2")
     assert cuda._find_phases(playing_too, "some-v0")["step"] == single
     assert cuda._searches_while_playing(playing_too) and not cuda._searches_while_playing(searching)
+    used_again = playing_too.replace(" mov.u32 %r2", " ld.global.u32 %r3, [%rd1];\n mov.u32 %r2")
+    assert cuda._find_phases(used_again, "some-v0")["step"] == single
     with pytest.raises(DeclarationError, match="some-v0 declares loop_by_loop, but how many"):
         cuda._find_phases(searching.replace("mov.u32 %r3, 3", "add.s32 %r3, %r3, 3"), "some-v0")
     for changed in ("add.s32 %r1, %r1, 4;", "@%p1 mov.u32 %r1, 6;"):

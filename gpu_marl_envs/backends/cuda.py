@@ -253,10 +253,19 @@ def _searches_while_playing(assembler: str) -> bool:
 
 
 def _parts_played(kernel: str) -> tuple[set[int | None], dict[int | None, int]]:
-    """The phases in which blocks play a copy each, and those in which warps search, with the agents of a part."""
-    playing = {_constant(kernel, register) for register in re.findall(r"// plays in (%r\d+)", kernel)}
+    """The phases in which blocks play a copy each, and those in which warps search, with the agents of a part.
+
+    None stands for one that cannot be read.
+    """
+
+    def phases(register: str) -> set[int | None]:
+        # Where the number of phases is a constant, so is each of them; its register may serve for other things as well.
+        constants = re.findall(rf"^\s*mov\.\S+\s+{re.escape(register)}, (\d+);", kernel, re.MULTILINE)
+        return set(map(int, constants)) or {None}
+
+    playing = set().union(*map(phases, re.findall(r"// plays in (%r\d+)", kernel)))
     searches = re.findall(r"// searches in (%r\d+), parts of (\d+)", kernel)
-    return playing, {_constant(kernel, register): int(size) for register, size in searches}
+    return playing, {phase: int(size) for register, size in searches for phase in phases(register)}
 
 
 def _grouped(phases: dict[str, tuple[Phases, ...]]) -> dict[str, tuple[Phases, ...]]:
