@@ -291,7 +291,7 @@ class Environment : public Declared, public Math, public Searcher {
     in_phase([&] {
       if constexpr (Geometry::row_lanes == 1 && Geometry::rows_collected)
         write_rows_of_own(range, write);
-      else if constexpr (!Geometry::rows_staged || (Geometry::grouped && Geometry::most_cells > 0))
+      else if constexpr (!Geometry::rows_staged || !has_stage)
         write_rows_in_place(range, write);
       else if constexpr (Geometry::row_lanes == 32)
         write_rows_one_by_one(range, write);

@@ -112,9 +112,8 @@ METHOD unsigned char* stage_of_warps() {
 
 template <class Run>
 METHOD void launch(const Arguments& arguments, int first, int end, Run run) {
-  constexpr bool needs_none = Geometry::grouped && Geometry::most_cells > 0;  // who searches has launches of their own
   overlap_launches();
-  DeviceCopy copy(arguments, first, end, stage_of_warps<needs_none ? 0 : Geometry::warps>());
+  DeviceCopy copy(arguments, first, end, stage_of_warps<has_stage ? Geometry::warps : 0>());
   run(copy);
   wait_for_stored_rows();
 }

@@ -3,6 +3,9 @@
 
 #include "portable.cuh"
 
+// Whether those who play have shared memory for rows. Where phases share launches, who searches has all of it.
+constexpr bool has_stage = !(Geometry::grouped && Geometry::most_cells > 0);
+
 template <class Entry>
 constexpr int entries_of_line = 128 / sizeof(Entry);
 
