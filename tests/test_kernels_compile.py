@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,21 @@ def test_large_copies_have_a_kernel_for_each_phase_or_some(monkeypatch: pytest.M
         names = [name for name, _ in cuda._kernels(operation, layout)]
         assert len(names) == len(launches) and all(name.encode() in binary.read_bytes() for name in names)
         assert f"gpu_marl_{operation}_{ends[operation]}".encode() not in binary.read_bytes()
+
+
+@needs_nvcc
+def test_a_kernel_for_a_phase_leaves_nothing_as_a_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(layouts, "FEWEST_PHASED_AGENTS", 0)
+    environment = Probe.make(num_many=4000, neighbors_observed=12)
+    layout = cuda.cuda_layout(environment, SHARED_LIMITS["sm_90"], 2)
+    phases = dict.fromkeys(("step", "reset", "observe"), (layouts.Phases(1, 2),))
+    source, target = tmp_path / "kernels.cu", tmp_path / "kernels.ptx"
+    source.write_text(translation_unit(environment, replace(layout, phases=phases), AutoresetMode.SAME_STEP, cuda=True))
+    command = [*cuda._command("sm_90", ".ptx"), f"-I{sources_folder()}", "-o", str(target), str(source)]
+    subprocess.run(command, capture_output=True, check=True)
+    assembler = target.read_text()
+    assert assembler.count(".entry") == 3 and ".func" not in assembler and "call" not in assembler
+    assert assembler.count("\n") < 5_000  # the whole step takes 70,000
 
 
 @needs_nvcc

@@ -68,9 +68,10 @@ class CellSorter : public Team {
 
   unsigned char* search_memory_;  // of the team
 
-  // Sorts the candidates and who asks, looking for both in the range `all`. Warps then have work(cells) to do.
+  // Sorts the candidates and who asks, looking for both in the range `all`, into cells of about so many, or of more if
+  // there is no memory for these. Warps then have work(cells) to do.
   template <class Search, class Agents, class Asks, class Work>
-  METHOD Cells sort_into_cells(const Search& search, Agents all, Asks asks, Work work) {
+  METHOD Cells sort_into_cells(const Search& search, Agents all, float per_cell, Asks asks, Work work) {
     Cells cells;
     unsigned* bounds =
         zeroed_words<6>(reinterpret_cast<unsigned*>(search_memory_));  // the largest of -x, x, -y, y; members; who asks
@@ -79,6 +80,7 @@ class CellSorter : public Team {
     cells.who_is_at = cells.start + Geometry::most_cells + 4;
     cells.position_of = reinterpret_cast<float2*>(search_memory_ + Geometry::positions_at);
     cells.member = reinterpret_cast<Cells::Member*>(cells.position_of);
+    constexpr int members_at_once = loaded_at_once<Agents>();
     // Calls visit(members) for a few of them at once, without branches, so that their memory is waited for together;
     // `who` is negative where there is none.
     using Members = Cells::Member[members_at_once];
@@ -130,8 +132,9 @@ class CellSorter : public Team {
     });
     cells.size = static_cast<int>(bounds[4]);
     cells.asking = static_cast<int>(bounds[5]);
-    cells.lay_out(cells.size, Geometry::agents_per_cell, number_in_order(~bounds[0]), number_in_order(bounds[1]),
-                  number_in_order(~bounds[2]), number_in_order(bounds[3]));
+    const float fewest_per_cell = static_cast<float>(cells.size) / (Geometry::most_cells - 1);
+    cells.lay_out(cells.size, Math::max(per_cell, fewest_per_cell), number_in_order(~bounds[0]),
+                  number_in_order(bounds[1]), number_in_order(~bounds[2]), number_in_order(bounds[3]));
     in_phase([&] {
       each_member([&](const Members& member) {
         int rank[members_at_once];
@@ -165,7 +168,13 @@ class CellSorter : public Team {
   }
 
  private:
-  static constexpr int members_at_once = Geometry::lanes < Geometry::num_agents ? at_once : 1;
+  // How many of a lane's agents are loaded together: all of them if there are registers.
+  template <class Agents>
+  METHOD static constexpr int loaded_at_once() {
+    constexpr int of_lane = (most_of<Agents> + Geometry::lanes - 1) / Geometry::lanes;
+    constexpr int most = Geometry::staged ? 1 : Geometry::grouped ? 3 : Geometry::phased ? 8 : 4;
+    return of_lane < most ? of_lane : most;
+  }
 
   // Makes a word of the team's memory at least the value, which is the same in all lanes of a warp.
   METHOD void raise_to(unsigned& word, unsigned value) const {

@@ -332,7 +332,10 @@ class Environment : public Declared, public Math, public Searcher {
         Observation* staged = stage + lane / row_lanes * room;
         staged += (entries_off_line(row) - entries_off_line(staged)) & (line - 1);  // as far off a line as there
         wait_for_stored_rows();
-        if (wanted) write(i, ObservationRow<row_lanes>(staged, lane % row_lanes), prepared.of(of_lane));
+        if (wanted) {
+          __builtin_assume(alive[i]);  // or it would not ask
+          write(i, ObservationRow<row_lanes>(staged, lane % row_lanes), prepared.of(of_lane));
+        }
         __syncwarp();
         store_rows<row_lanes>(row, staged, wanted ? observation_size(group_of(i)) : 0, lane % row_lanes);
       }
@@ -367,7 +370,10 @@ class Environment : public Declared, public Math, public Searcher {
         store_rows<row_lanes>(row + k * part.size, staged, is_first ? length * part.size : 0, lane % row_lanes);
       }
     };
-    list_in_cells(search, asks, 32 * parts_of<others_at_once>(range), lists, visit, visit_others);
+    const auto announce = [&](int i) {
+      if (i >= 0) prefetch_ends(observation_row(i), observation_size(group_of(i)));
+    };
+    list_in_cells(search, asks, 32 * parts_of<others_at_once>(range), lists, announce, visit, visit_others);
   }
 
   static constexpr int others_at_once = 128;  // of whom a warp finds out together who they are

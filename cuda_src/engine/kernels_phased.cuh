@@ -110,11 +110,15 @@ METHOD unsigned char* stage_of_warps() {
   return stage;
 }
 
-template <class Run>
-METHOD void launch(const Arguments& arguments, int first, int end, Run run) {
+// An operation of a copy, which is a constant of each kernel. A function that takes the copy by reference would stay a
+// call if it is large, and what phase it is for unknown to it.
+using Operation = void (DeviceCopy::*)();
+
+template <Operation operation>
+METHOD void launch(const Arguments& arguments, int first, int end) {
   overlap_launches();
   DeviceCopy copy(arguments, first, end, stage_of_warps<has_stage ? Geometry::warps : 0>());
-  run(copy);
+  (copy.*operation)();
   wait_for_stored_rows();
 }
 
@@ -130,8 +134,8 @@ METHOD uint2 number_of_multiprocessor() {
 constexpr unsigned parts_at_once = 2, fewest_copies_at_once = 2;
 
 // The same where blocks belong to no copy, and warps take parts of so many agents.
-template <unsigned part, class Run>
-METHOD void launch_searching(const Arguments& arguments, int first, int end, Run run) {
+template <Operation operation, unsigned part>
+METHOD void launch_searching(const Arguments& arguments, int first, int end) {
   overlap_launches();
   const unsigned copies = static_cast<unsigned>(arguments.num_envs), lane = threadIdx.x % 32;
   const uint2 multiprocessor = number_of_multiprocessor();
@@ -153,7 +157,7 @@ METHOD void launch_searching(const Arguments& arguments, int first, int end, Run
       unvisited = ~1u << next;
       DeviceCopy copy(arguments, first, end, nth_copy(start + next), threadIdx.x,
                       stage_of_warps<Geometry::searching_warps>());
-      run(copy);
+      (copy.*operation)();
     }
   }
   wait_for_stored_rows();
@@ -163,14 +167,14 @@ METHOD void launch_searching(const Arguments& arguments, int first, int end, Run
 #define PHASES(operation, first, end)                                                                \
   extern "C" __global__ void CLUSTER __launch_bounds__(Geometry::threads, Geometry::resident_blocks) \
       gpu_marl_##operation##_##first(const __grid_constant__ Arguments arguments) {                  \
-    launch(arguments, first, end, [](DeviceCopy& copy) { copy.operation(); });                       \
+    launch<&DeviceCopy::operation>(arguments, first, end);                                           \
   }
 
 // The same for a phase in which warps search.
 #define SEARCHING_PHASE(operation, phase, part)                                                            \
   extern "C" __global__ void __launch_bounds__(32 * Geometry::searching_warps, Geometry::searching_blocks) \
       gpu_marl_##operation##_##phase(const __grid_constant__ Arguments arguments) {                        \
-    launch_searching<part>(arguments, phase, phase + 1, [](DeviceCopy& copy) { copy.operation(); });       \
+    launch_searching<&DeviceCopy::operation, part>(arguments, phase, phase + 1);                           \
   }
 
 // What tells a reader of the assembler code how many phases an operation has, and words for results; in which of them

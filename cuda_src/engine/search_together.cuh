@@ -129,9 +129,11 @@ class Searcher : public CellSorter {
     if constexpr (Geometry::candidates == 0 || K > Geometry::longest_list || (most <= few && !listed)) {
       return SearchAlone<K, Agents, Eligible>{search};
     } else if constexpr (!listed && K <= 4 && most > Geometry::candidates) {
-      return SearchInCells<K, Agents, Eligible>{
-          search,
-          sort_into_cells(search, search.among, [](int) { return false; }, [&](const Cells&) { return range.size; })};
+      constexpr float per_cell = 0.4f * (K > 2 ? K : 2);  // small ones: after a row of them, few are left to look at
+      const auto nobody_asks = [](int) { return false; };
+      const Cells cells =
+          sort_into_cells(search, search.among, per_cell, nobody_asks, [&](const Cells&) { return range.size; });
+      return SearchInCells<K, Agents, Eligible>{search, cells};
     } else if constexpr (most <= Geometry::candidates) {
       list_nearest_together(search, asks, lists);
       return SearchDone<K>{lists};
@@ -287,7 +289,7 @@ class Searcher : public CellSorter {
   template <int K, class Agents, class Eligible, class Asks>
   METHOD void list_nearest(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
     search_in_cells(
-        search, asks, Geometry::num_agents,
+        search, asks, Geometry::num_agents, [](int) {},
         [&](int i, const Nearest<K>& found) {
           if (i >= 0) write_list(lists, i, found);
         },
@@ -302,35 +304,37 @@ class Searcher : public CellSorter {
 
  protected:
   // Warps take 32 agents at a time, in the order of their cells, and call visit(i, found) in all lanes; i is -1 for
-  // lanes without an agent. Unless all ask, visit_others(k) for k = 0, 32, …, up to `others` follows, in all lanes as
-  // well: who does not ask, or is nowhere, finds nobody.
-  template <int K, class Agents, class Eligible, class Asks, class Visit, class VisitOthers>
-  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Visit visit,
-                              VisitOthers visit_others) {
+  // lanes without an agent. Some time before, they call announce(i). Unless all ask, visit_others(k) for k = 0, 32, …,
+  // up to `others` follows, in all lanes as well: who does not ask, or is nowhere, finds nobody.
+  template <int K, class Agents, class Eligible, class Asks, class Announce, class Visit, class VisitOthers>
+  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Announce announce,
+                              Visit visit, VisitOthers visit_others) {
     const auto end_in_cells = [](const Cells& cells) { return (cells.size + 31) & ~31; };
     const auto end_of_all = [&](const Cells& cells) {
       return end_in_cells(cells) + (cells.asking < Geometry::num_agents ? others : 0);
     };
-    const Cells cells = sort_into_cells(search, Range{0, Geometry::num_agents}, asks, end_of_all);
+    const Cells cells =
+        sort_into_cells(search, Range{0, Geometry::num_agents}, Geometry::agents_per_cell, asks, end_of_all);
     const int end_of_cells = end_in_cells(cells), lane = lane_ % 32;
     in_helped_phase([&] {
       in_parts(cells.left, end_of_all(cells), [&](int first) {
         if (first >= end_of_cells) return visit_others(first - end_of_cells);
         wait_for_stored_rows();
         const auto own = cells.at(Math::min(first + lane, cells.size - 1));
-        const Nearest<K> found = nearest_of_part<K>(cells, first, own, search.limit);
-        visit(first + lane < cells.size && own.asks() ? own.agent() : -1, found);
+        const int i = first + lane < cells.size && own.asks() ? own.agent() : -1;
+        const Nearest<K> found = nearest_of_part<K>(cells, first, own, search.limit, [&] { announce(i); });
+        visit(i, found);
       });
     });
   }
 
   // The same with lists for several lanes to read, 32 in `lists`: calls visit(i, prepared), where prepared.of(lane) is
   // what the agent of a lane finds.
-  template <int K, class Agents, class Eligible, class Asks, class Visit, class VisitOthers>
+  template <int K, class Agents, class Eligible, class Asks, class Announce, class Visit, class VisitOthers>
   METHOD void list_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, std::uint32_t* lists,
-                            Visit visit, VisitOthers visit_others) {
+                            Announce announce, Visit visit, VisitOthers visit_others) {
     search_in_cells(
-        search, asks, others,
+        search, asks, others, announce,
         [&](int i, const Nearest<K>& found) {
           write_list(lists, lane_ % 32, found);
           __syncwarp();
@@ -342,9 +346,10 @@ class Searcher : public CellSorter {
  private:
   // What the 32 agents from the place `first` of the cells on find, each lane for its own one. Candidates are those
   // within some distance of the box around all of them: at first a distance that should do, or less if that is too
-  // many; then, for those of whose K nearest one lies farther off, one that does.
-  template <int K>
-  METHOD Nearest<K> nearest_of_part(const Cells& cells, int first, const Cells::Member& agent, float limit) const {
+  // many; then, for those of whose K nearest one lies farther off, one that does. Calls announce() before most of that.
+  template <int K, class Announce>
+  METHOD Nearest<K> nearest_of_part(const Cells& cells, int first, const Cells::Member& agent, float limit,
+                                    Announce announce) const {
     static_assert(
         Geometry::most_cells == 0 || Candidates<Geometry::candidates>::bytes + 32 <= 4 * Geometry::warp_stage_floats,
         "room for the candidates of a warp, as in layout.py");
@@ -369,6 +374,7 @@ class Searcher : public CellSorter {
         continue;
       }
       corrections_left = 0;  // whatever distance follows is needed
+      announce();
       const auto query = candidates.query(at_x, at_y);
       bound = fminf(bound, candidates.template bound<K>(query));
       const bool is_marked = number <= Geometry::candidates;

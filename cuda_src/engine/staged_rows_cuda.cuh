@@ -23,6 +23,13 @@ METHOD void show_copy_engine() {
 #endif
 }
 
+// Has the second-level cache fetch what a row shares with the rows around: sectors of 32 bytes, of which it needs all
+// before it stores a part. It would do so when the row is stored, and other loads and stores would wait for that.
+template <class Entry>
+METHOD void prefetch_ends(const Entry* row, int count) {
+  asm volatile("prefetch.global.L2 [%0];\nprefetch.global.L2 [%1];" ::"l"(row), "l"(row + count - 1));
+}
+
 // Each `lanes` lanes of a warp store `count` entries of their own; both addresses are equally far off a line. On cards
 // that have one, the copy engine takes them 16 bytes at a time; `from` must not change before wait_for_stored_rows has
 // returned.
