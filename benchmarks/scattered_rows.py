@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,17 +31,18 @@ def main() -> int:
     options = parser.parse_args()
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0):
         parser.error("this needs a GPU of compute capability 9.0 or later, whose copy engine stores the rows.")
+    result: dict[str, Any] = {"provenance": provenance()}
     architecture = "sm_{}{}".format(*torch.cuda.get_device_capability())
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder) / "scattered_rows")
         command = [_nvcc(), "-O3", "-std=c++17", f"-arch={architecture}", "--Werror", "all-warnings"]
         subprocess.run([*command, "-o", program, str(SOURCE)], check=True)
-        microseconds = json.loads(subprocess.run([program], capture_output=True, text=True, check=True).stdout)
+        output = subprocess.run([program], stdout=subprocess.PIPE, text=True, check=True).stdout
+    microseconds = json.loads(output)
     for way, time in microseconds.items():
         print(f"{time:8.1f} us  {way}")
     if options.json is not None:
-        result = {"provenance": provenance(), "microseconds": microseconds}
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        options.json.write_text(json.dumps(result | {"microseconds": microseconds}, indent=2) + "\n")
     return 0
 
 

@@ -251,6 +251,7 @@ struct Answer {
 };
 static Answer answer[NUM_AGENTS];
 static std::atomic<int> visits[NUM_AGENTS];
+static std::atomic<bool> announced[NUM_AGENTS];
 
 static float value[NUM_AGENTS];
 
@@ -291,8 +292,11 @@ struct Lane : Searcher {
     if constexpr (VISITED) {
       search_in_cells(
           what, asks, NUM_AGENTS,
+          [](int i) {
+            if (i >= 0) announced[i] = true;
+          },
           [&](int i, const Nearest<K>& found) {
-            if (i >= 0) note(i, found);
+            if (i >= 0 && announced[i]) note(i, found);
           },
           [&](int first) {
             const int i = first + lane_ % 32;
@@ -454,6 +458,7 @@ int main() {
     for (int i = 0; i < NUM_AGENTS; ++i) {
       place(i, layout, draw(), draw(), draw());
       visits[i] = 0;
+      announced[i] = false;
       const float chance = who == 0 ? 1.0f : who == 1 ? 0.7f : who == 2 ? 0.02f : 0.6f;
       eligible[i] = draw() < chance;
       value[i] = 40 * draw() - 8;

@@ -15,9 +15,9 @@ from gpu_marl_envs.backends.layout import (
     SEARCHING_WARPS,
     WARP,
     Layout,
-    candidates_bytes,
     cuda_layout,
 )
+from gpu_marl_envs.backends.search_memory import candidates_bytes
 
 SHARED_LIMITS = [99 * 1024, 163 * 1024, 227 * 1024]
 AGENTS = [33, 110, 176, 177, 250, 294, 370, 1000, 1536, 3840, 6144, 20_000, 100_000]

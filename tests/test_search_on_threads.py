@@ -26,11 +26,13 @@ FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-fu
         pytest.param(176, 176, 30, "listed", marks=pytest.mark.slow),
         (250, 120, 5, "listed"),
         (250, 100, 1, "alone"),
+        (320, 320, 1, "alone"),  # with less cells than it wants
         pytest.param(320, 320, 4, "alone", marks=pytest.mark.slow),
         (300, 300, 10, "visited"),
         (300, 300, 10, "visited in phases"),
         (250, 100, 1, "listed in phases"),
         (320, 320, 4, "alone in phases"),
+        (320, 318, 2, "alone in phases"),
         pytest.param(500, 500, 10, "listed", marks=pytest.mark.slow),
         pytest.param(1000, 700, 25, "visited", marks=pytest.mark.slow),
     ],

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cells.cuh"
+#include "nearest.cuh"
 #include "ordered.cuh"
 #include "portable.cuh"
 

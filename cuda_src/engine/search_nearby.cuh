@@ -17,7 +17,8 @@ struct SearchMemory {
   int seen[room];        // an agent
   float distance[room];  // its squared distance, infinite if it does not count
 };
-static_assert(sizeof(SearchMemory) <= Geometry::unit_bytes - Geometry::search_at, "layout.py gives it too little");
+static_assert(sizeof(SearchMemory) <= Geometry::unit_bytes - Geometry::search_at,
+              "search_memory.py gives it too little");
 
 // Each looks at the cells around, and farther if one of the K nearest may lie beyond them.
 template <int K, class Agents, class Eligible>

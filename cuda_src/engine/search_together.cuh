@@ -217,7 +217,7 @@ class Searcher : public CellSorter {
   METHOD void list_nearest_together(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
     static_assert(
         Candidates<Geometry::candidates>::bytes + 2 * ((Geometry::num_agents + 1) & ~1) + 64 <= Geometry::lists_at,
-        "candidates, their places and counts, as in layout.py");
+        "candidates, their places and counts, as in search_memory.py");
     Candidates<Geometry::candidates> candidates(search_memory_, lane_ % 32);
     auto* place = reinterpret_cast<std::int16_t*>(search_memory_ + Candidates<Geometry::candidates>::bytes);
     gather(search, candidates, place);
@@ -304,8 +304,8 @@ class Searcher : public CellSorter {
 
  protected:
   // Warps take 32 agents at a time, in the order of their cells, and call visit(i, found) in all lanes; i is -1 for
-  // lanes without an agent. Some time before, they call announce(i). Unless all ask, visit_others(k) for k = 0, 32, …,
-  // up to `others` follows, in all lanes as well: who does not ask, or is nowhere, finds nobody.
+  // lanes without an agent. Some time before, they call announce(i), at least once. Unless all ask, visit_others(k) for
+  // k = 0, 32, …, up to `others` follows, in all lanes as well: who does not ask, or is nowhere, finds nobody.
   template <int K, class Agents, class Eligible, class Asks, class Announce, class Visit, class VisitOthers>
   METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Announce announce,
                               Visit visit, VisitOthers visit_others) {
@@ -346,13 +346,13 @@ class Searcher : public CellSorter {
  private:
   // What the 32 agents from the place `first` of the cells on find, each lane for its own one. Candidates are those
   // within some distance of the box around all of them: at first a distance that should do, or less if that is too
-  // many; then, for those of whose K nearest one lies farther off, one that does. Calls announce() before most of that.
+  // many; then, for those of whose K nearest one lies farther off, one that does. Calls announce() before each choice.
   template <int K, class Announce>
   METHOD Nearest<K> nearest_of_part(const Cells& cells, int first, const Cells::Member& agent, float limit,
                                     Announce announce) const {
     static_assert(
         Geometry::most_cells == 0 || Candidates<Geometry::candidates>::bytes + 32 <= 4 * Geometry::warp_stage_floats,
-        "room for the candidates of a warp, as in layout.py");
+        "room for the candidates of a warp, as in search_memory.py");
     Candidates<Geometry::candidates> candidates(warp_memory_, lane_ % 32);
     std::uint8_t* own = warp_memory_ + Candidates<Geometry::candidates>::bytes;  // the agents' places as candidates
     const float within = limit < Math::infinity ? radius(limit) : limit;

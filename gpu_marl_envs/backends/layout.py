@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from gpu_marl_envs.backends.search_memory import SearchMemory, align, candidates_bytes, cpu_search_memory, search_memory
 from gpu_marl_envs.spec import Environment
 
 WARP = 32
@@ -19,9 +20,6 @@ LONGEST_OWN_ROW = 24  # the same with few copies, where observations are written
 LONGEST_SEARCHED_ROW = 32  # the same where many agents look for neighbours: each of these lanes would do so for all
 LINE_FLOATS = 32  # of 128 bytes
 LONGEST_STAGED_ROW = 2048  # floats; even longer ones are written where they belong
-MOST_CANDIDATES = 176  # agents that are searched for neighbours without sorting them into cells
-MOST_CPU_CANDIDATES = 64  # the same on a CPU
-LONGEST_LIST = 30  # nearest agents that are sorted in registers
 MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
 MOST_WARPS = 8  # of a block that plays a copy alone: each passes its barriers for more agents than many warps would
 MOST_SEARCHING_WARPS = 12  # where agents look for neighbours
@@ -54,32 +52,6 @@ FEWEST_OF_PHASED_COPY = 1 << 13  # agents; smaller copies play side by side, so 
 MOST_STATIC_BYTES = 48 * 1024 - 512  # of shared memory whose size is known when kernels are compiled, for stages
 MOST_WORDS = 256  # in which a copy's reductions of one step leave their results
 TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: four fit on a multiprocessor then
-
-
-@dataclass(frozen=True)
-class SearchMemory:
-    """Memory of a unit for searches of nearest agents; see cuda_src/engine/search_together.cuh and search_nearby.cuh.
-
-    Attributes:
-        candidates: most agents who are not sorted into cells: a GPU brings them together in shared memory, or everyone
-            looks at each if it is 0; on a CPU everyone looks at each of them.
-        most_cells: most cells into which agents are sorted, where there are more of them than that.
-        agents_per_cell: how many agents a cell is to hold.
-        longest_list: most agents of such a list; who looks for more looks at each.
-        positions_at: byte offset of the positions in the order of the cells.
-        lists_at: byte offset of the lists of whom each has found.
-        list_bytes: size of such a list.
-        size: bytes.
-    """
-
-    candidates: int = 0
-    most_cells: int = 0
-    agents_per_cell: float = 1.0
-    longest_list: int = 0
-    positions_at: int = 0
-    lists_at: int = 0
-    list_bytes: int = 0
-    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -209,9 +181,9 @@ class Layout:
 
 def cpu_layout(environment: Environment) -> Layout:
     """The layout of a CPU build: one copy at a time, its state worked on in place."""
-    search = _cpu_search_memory(environment)
+    search = cpu_search_memory(environment)
     offsets, unit_bytes = _unit(environment, copies=1, staged=False, extra={"search": search.size})
-    return Layout(offsets=offsets, unit_bytes=_align(unit_bytes, 64), search=search)
+    return Layout(offsets=offsets, unit_bytes=align(unit_bytes, 64), search=search)
 
 
 def cuda_layout(
@@ -259,7 +231,7 @@ def _sequential(environment: Environment, shared_limit: int, entry_bytes: int) -
         offsets[name] = unit_bytes
         unit_bytes += WARP * _padded(size)
     slabs = [WARP * _padded_rows(entry_bytes * g.size * g.observation_size) for g in environment.agent_groups]
-    stage_floats = sum(_align(slab, 16) for slab in slabs) // 4
+    stage_floats = sum(align(slab, 16) for slab in slabs) // 4
     layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
@@ -280,7 +252,7 @@ def _packed(environment: Environment, longest_row: int, shared_limit: int, entry
     longest_own_row = LONGEST_SEARCHED_ROW if searches else LONGEST_OWN_ROW
     row_lanes = lanes if longest_row > (longest_own_row if few else LONGEST_COLLECTED_ROW) else 1
     slabs = [entry_bytes * copies * g.size * g.observation_size for g in environment.agent_groups]
-    stage_floats = 0 if few or row_lanes > 1 else sum(_align(slab, 16) for slab in slabs) // 4
+    stage_floats = 0 if few or row_lanes > 1 else sum(align(slab, 16) for slab in slabs) // 4
     layout = Layout(
         offsets=offsets,
         unit_bytes=unit_bytes,
@@ -317,7 +289,7 @@ def _one_per_team(
     agents = environment.num_agents
     chunks = -(-agents // WARP)
     for staged in (True, False):
-        search = _search_memory(environment, staged=staged)
+        search = search_memory(environment, staged=staged)
         team_warps = _team_warps(search, chunks)
         blocks, most_warps = 1, team_warps
         if not staged:
@@ -329,11 +301,11 @@ def _one_per_team(
                 most_warps = min(lone_warps, chunks)
         row_lanes, stage_floats = _row_stage(agents, longest_row, entry_bytes, search, staged=staged)
         parts = chunks + len(environment.agent_groups)  # of 32 agents of a group
-        scratch_bytes = _align(max(4 * parts, 8 * blocks * most_warps), 16)
+        scratch_bytes = align(max(4 * parts, 8 * blocks * most_warps), 16)
         results = {"words": 0 if staged else 4 * MOST_WORDS}  # of reductions, if phased
         extra = {"scratch": (2 if staged else 4) * scratch_bytes, "search": search.size, **results}
         offsets, unit_bytes = _unit(environment, copies=1, staged=staged, actions=staged, extra=extra)
-        unit_bytes = _align(unit_bytes, 4 * LINE_FLOATS)
+        unit_bytes = align(unit_bytes, 4 * LINE_FLOATS)
         left = shared_limit - (unit_bytes if staged else 0)
         warps = min(most_warps, left // (4 * stage_floats)) if stage_floats else most_warps
         if left >= 0 and warps >= min(FEWEST_WARPS, chunks):
@@ -371,7 +343,7 @@ def _one_per_team(
     )
     if staged and row_lanes == 1:
         slabs = [entry_bytes * g.size * g.observation_size for g in environment.agent_groups]
-        collected_floats = sum(_align(slab + 4 * LINE_FLOATS, 4 * LINE_FLOATS) for slab in slabs) // 4
+        collected_floats = sum(align(slab + 4 * LINE_FLOATS, 4 * LINE_FLOATS) for slab in slabs) // 4
         collecting = replace(layout, rows_collected=True, stage_floats=collected_floats)
         if collecting.shared_bytes <= shared_limit and collecting.resident_blocks * warps >= COLLECTING_WARPS:
             return collecting
@@ -405,18 +377,18 @@ def _row_stage(
     """
     for_candidates = 0
     if search.most_cells:
-        for_candidates = _align((candidates_bytes(search.candidates, agents) + WARP) // 4, LINE_FLOATS)
+        for_candidates = align((candidates_bytes(search.candidates, agents) + WARP) // 4, LINE_FLOATS)
 
     def for_rows(rows: int) -> int:
-        return _align(-(-rows * longest_row * entry_bytes // 4), LINE_FLOATS) + LINE_FLOATS
+        return align(-(-rows * longest_row * entry_bytes // 4), LINE_FLOATS) + LINE_FLOATS
 
     row_lanes = WARP
     if longest_row > LONGEST_COLLECTED_ROW:
         floats = 2 * for_rows(1) if longest_row <= LONGEST_STAGED_ROW else 0
     elif search.most_cells and not staged:  # rows are written one by one, beside a warp's lists
         row_lanes = 2
-        row_bytes = _align(longest_row * entry_bytes + 4 * LINE_FLOATS - entry_bytes, 16)
-        floats = _align((WARP // row_lanes * row_bytes + WARP * search.list_bytes) // 4, LINE_FLOATS)
+        row_bytes = align(longest_row * entry_bytes + 4 * LINE_FLOATS - entry_bytes, 16)
+        floats = align((WARP // row_lanes * row_bytes + WARP * search.list_bytes) // 4, LINE_FLOATS)
     else:
         row_lanes = 2 if search.candidates else 1
         if search.most_cells and for_rows(WARP // row_lanes) > for_candidates:
@@ -442,65 +414,6 @@ def _team_warps(search: SearchMemory, chunks: int) -> int:
     return min(range(most, fewest - 1, -1), key=lambda warps: -chunks % warps)  # who are idle in the last turn
 
 
-def _search_memory(environment: Environment, *, staged: bool) -> SearchMemory:
-    agents, neighbors = environment.num_agents, environment.neighbors()
-    if neighbors == 0:
-        return SearchMemory()
-    candidates = min(_align(agents, 16), MOST_CANDIDATES)
-    gathered_bytes = candidates_bytes(candidates, agents) + 2 * _align(agents, 2) + 64
-    entries = min(neighbors, LONGEST_LIST) + 1
-    list_bytes = _align(_index_bytes(agents) * entries, 4)
-    most_cells, agents_per_cell, positions_at, cells_bytes = 0, 1.0, 0, 0
-    if agents > MOST_CANDIDATES:
-        most_cells, agents_per_cell = _cells(agents, neighbors)
-        positions_at = _align(4 * (8 + most_cells + 4 + (agents if staged else 0)), 16)
-        cells_bytes = positions_at + (8 if staged else 16) * agents
-    lists_at = _align(max(gathered_bytes, cells_bytes), 16)
-    return SearchMemory(
-        candidates=candidates,
-        most_cells=most_cells,
-        agents_per_cell=agents_per_cell,
-        longest_list=LONGEST_LIST,
-        positions_at=positions_at,
-        lists_at=lists_at,
-        list_bytes=list_bytes,
-        size=_align(lists_at + agents * list_bytes, 16),
-    )
-
-
-def _cpu_search_memory(environment: Environment) -> SearchMemory:
-    agents, neighbors = environment.num_agents, environment.neighbors()
-    if neighbors == 0 or agents <= MOST_CPU_CANDIDATES:
-        return SearchMemory()
-    most_cells, agents_per_cell = _cells(agents, neighbors)
-    room = agents + _align(neighbors + 4, 16) + 16  # as in cuda_src/engine/search_nearby.cuh
-    return SearchMemory(
-        candidates=MOST_CPU_CANDIDATES,
-        most_cells=most_cells,
-        agents_per_cell=agents_per_cell,
-        size=4 * (most_cells + 1 + 5 * room),
-    )
-
-
-def _cells(agents: int, neighbors: int) -> tuple[int, float]:
-    """Most cells for so many agents, and how many a cell is to hold.
-
-    A circle of two cell widths then holds more than twice as many agents as are looked for.
-    """
-    agents_per_cell = max(neighbors, 3) / 2.5
-    return math.ceil(agents / agents_per_cell) + 1, agents_per_cell
-
-
-def candidates_bytes(candidates: int, agents: int) -> int:
-    """Shared memory for some candidates of so many agents; see ``bytes`` in cuda_src/engine/candidates_cuda.cuh."""
-    places = 4 * 32 + 1 if candidates <= 112 else 6 * 33 + 1
-    return _align(16 * candidates + (8 + _index_bytes(agents)) * places, 16)
-
-
-def _index_bytes(agents: int) -> int:
-    return 2 if agents < 0xFFFF else 4
-
-
 def _unit(
     environment: Environment, copies: int, *, staged: bool, actions: bool = False, extra: dict[str, int] | None = None
 ) -> tuple[dict[str, int], int]:
@@ -513,11 +426,11 @@ def _unit(
     offsets, position = {}, 0
     for name, size in (sizes | (extra or {})).items():
         offsets[name] = position
-        position = _align(position + copies * size, 16)
+        position = align(position + copies * size, 16)
     offsets["actions"] = position
     if actions:
         widths = [group.size * math.prod(group.action_shape) for group in environment.agent_groups]
-        position += sum(4 * _align(copies * width, 4) for width in widths)
+        position += sum(4 * align(copies * width, 4) for width in widths)
     return offsets, position
 
 
@@ -531,7 +444,3 @@ def _padded_rows(size: int) -> int:
     if size % 16 != 0 or size < SHORTEST_IN_PIECES:
         return _padded(size)
     return size + 16 if size % 32 == 0 else size
-
-
-def _align(size: int, to: int) -> int:
-    return -(-size // to) * to

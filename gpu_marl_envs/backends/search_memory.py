@@ -1,0 +1,104 @@
+"""Memory in which the agents of a copy look for their nearest together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gpu_marl_envs.spec import Environment
+
+MOST_CANDIDATES = 176  # agents that are searched for neighbours without sorting them into cells
+MOST_CPU_CANDIDATES = 64  # the same on a CPU
+LONGEST_LIST = 30  # nearest agents that are sorted in registers
+
+
+@dataclass(frozen=True)
+class SearchMemory:
+    """Memory of a unit for searches of nearest agents; see cuda_src/engine/search_together.cuh and search_nearby.cuh.
+
+    Attributes:
+        candidates: most agents who are not sorted into cells: a GPU brings them together in shared memory, or everyone
+            looks at each if it is 0; on a CPU everyone looks at each of them.
+        most_cells: most cells into which agents are sorted, where there are more of them than that.
+        agents_per_cell: how many agents a cell is to hold, but where lanes look for few and each for itself.
+        longest_list: most agents of a list of whom one has found; who looks for more looks at each.
+        positions_at: byte offset of the positions in the order of the cells.
+        lists_at: byte offset of the lists.
+        list_bytes: size of such a list.
+        size: bytes.
+    """
+
+    candidates: int = 0
+    most_cells: int = 0
+    agents_per_cell: float = 1.0
+    longest_list: int = 0
+    positions_at: int = 0
+    lists_at: int = 0
+    list_bytes: int = 0
+    size: int = 0
+
+
+def search_memory(environment: Environment, *, staged: bool) -> SearchMemory:
+    """What the lanes of a team need on a GPU, in shared memory if staged."""
+    agents, neighbors = environment.num_agents, environment.neighbors()
+    if neighbors == 0:
+        return SearchMemory()
+    candidates = min(align(agents, 16), MOST_CANDIDATES)
+    gathered_bytes = candidates_bytes(candidates, agents) + 2 * align(agents, 2) + 64
+    entries = min(neighbors, LONGEST_LIST) + 1
+    list_bytes = align(_index_bytes(agents) * entries, 4)
+    most_cells, agents_per_cell, positions_at, cells_bytes = 0, 1.0, 0, 0
+    if agents > MOST_CANDIDATES:
+        most_cells, agents_per_cell = _cells(agents, neighbors)
+        positions_at = align(4 * (8 + most_cells + 4 + (agents if staged else 0)), 16)
+        cells_bytes = positions_at + (8 if staged else 16) * agents
+    lists_at = align(max(gathered_bytes, cells_bytes), 16)
+    return SearchMemory(
+        candidates=candidates,
+        most_cells=most_cells,
+        agents_per_cell=agents_per_cell,
+        longest_list=LONGEST_LIST,
+        positions_at=positions_at,
+        lists_at=lists_at,
+        list_bytes=list_bytes,
+        size=align(lists_at + agents * list_bytes, 16),
+    )
+
+
+def cpu_search_memory(environment: Environment) -> SearchMemory:
+    """What a thread needs."""
+    agents, neighbors = environment.num_agents, environment.neighbors()
+    if neighbors == 0 or agents <= MOST_CPU_CANDIDATES:
+        return SearchMemory()
+    most_cells, agents_per_cell = _cells(agents, neighbors)
+    room = agents + align(neighbors + 4, 16) + 16  # as in cuda_src/engine/search_nearby.cuh
+    return SearchMemory(
+        candidates=MOST_CPU_CANDIDATES,
+        most_cells=most_cells,
+        agents_per_cell=agents_per_cell,
+        size=4 * (most_cells + 1 + 5 * room),
+    )
+
+
+def _cells(agents: int, neighbors: int) -> tuple[int, float]:
+    """Most cells for so many agents, and how many a cell is to hold.
+
+    A circle of two cell widths then holds more than twice as many agents as are looked for.
+    """
+    agents_per_cell = max(neighbors, 3) / 2.5
+    return math.ceil(agents / agents_per_cell) + 1, agents_per_cell
+
+
+def candidates_bytes(candidates: int, agents: int) -> int:
+    """Shared memory for some candidates of so many agents; see ``bytes`` in cuda_src/engine/candidates_cuda.cuh."""
+    places = 4 * 32 + 1 if candidates <= 112 else 6 * 33 + 1
+    return align(16 * candidates + (8 + _index_bytes(agents)) * places, 16)
+
+
+def _index_bytes(agents: int) -> int:
+    return 2 if agents < 0xFFFF else 4
+
+
+def align(size: int, to: int) -> int:
+    """The size up to the next multiple."""
+    return -(-size // to) * to
