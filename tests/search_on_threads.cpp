@@ -306,14 +306,18 @@ struct Lane : Searcher {
           });
     } else {
       constexpr Range all{0, NUM_AGENTS};
-      const auto prepared = prepare<LISTED>(what, all, asks);
-#if PHASED
-      each_prepared(all, prepared, asks, note);
-#else
-      each(all, [&](int i) {
-        if (asking[i]) note(i, prepared.of(i));
-      });
-#endif
+      const auto visit_all = [&](const auto& prepared) {
+        if constexpr (is_task_of_warps<std::decay_t<decltype(prepared)>>)
+          each_in_cells(all, prepared, asks, note);
+        else
+          each(all, [&](int i) {
+            decltype(prepared.of(i)) found;
+            found.found = 0;
+            if (asking[i]) found = prepared.of(i);
+            note(i, found);
+          });
+      };
+      visit_all(prepare<LISTED>(what, all, asks));
     }
 #if PHASED
     Totals found;
@@ -365,9 +369,8 @@ static bool are_totals_wrong() {
 }
 
 static bool is_wrong(int i, float limit) {
-  const bool visited = VISITED || PHASED || asking[i];
-  if (visits[i] != (visited ? 1 : 0)) return true;
-  if (!asking[i]) return visited && answer[i].found != 0;
+  if (visits[i] != 1) return true;
+  if (!asking[i]) return answer[i].found != 0;
   const auto is_eligible = [](int j) { return eligible[j]; };
   const auto expected = find_nearest(i, Search<K, Range, decltype(is_eligible)>{among, x, y, limit, is_eligible});
   return expected.found != answer[i].found ||

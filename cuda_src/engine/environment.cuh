@@ -12,6 +12,8 @@
 // as arrays over the agents of this copy.
 #pragma once
 
+#include <type_traits>
+
 #include "chosen.cuh"
 #include "math.cuh"
 #include "nearest.cuh"
@@ -96,8 +98,8 @@ class Environment : public Declared, public Math, public Searcher {
   template <int K, class Agents, class Eligible, class Visit>
   METHOD void each(Range range, const Search<K, Agents, Eligible>& search, Visit visit) {
     const auto prepared = prepare<false>(search, range, [&](int i) { return range.has(i) && alive[i]; });
-    if constexpr (Geometry::phased)
-      each_prepared(range, prepared, [&](int i) { return alive[i]; }, visit);
+    if constexpr (is_task_of_warps<std::remove_const_t<decltype(prepared)>>)
+      each_in_cells(range, prepared, [&](int i) { return alive[i]; }, visit);
     else
       each(range, [&](int i) { visit(i, found_by(i, prepared)); });
   }

@@ -199,6 +199,10 @@ METHOD Nearest<K> find_nearest(int i, const Search<K, Agents, Eligible>& search)
 
 #endif
 
+// Whether warps take part, as they have time, in a loop over agents who find this.
+template <class Prepared>
+constexpr bool is_task_of_warps = false;
+
 // Everyone looks at each, when asked.
 template <int K, class Agents, class Eligible>
 struct SearchAlone {

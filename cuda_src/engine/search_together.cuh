@@ -64,6 +64,9 @@ struct SearchInCells {
   }
 };
 
+template <int K, class Agents, class Eligible>
+constexpr bool is_task_of_warps<SearchInCells<K, Agents, Eligible>> = Geometry::phased;
+
 template <int K>
 constexpr int list_words = ((K + 1) * sizeof(NeighborIndex) + 3) / 4;
 
@@ -143,23 +146,10 @@ class Searcher : public CellSorter {
     }
   }
 
-  // Calls visit(i, found) for every agent of a range that a search has been prepared for, in a phase of its own.
-  template <class Prepared, class Asks, class Visit>
-  METHOD void each_prepared(Range range, const Prepared& prepared, Asks asks, Visit visit) {
-    in_phase([&] {
-      each_of_mine(range, [&](int i) {
-        decltype(prepared.of(i)) found;
-        found.found = 0;
-        if (asks(i)) found = prepared.of(i);
-        visit(i, found);
-      });
-    });
-  }
-
-  // The same where each looks around for himself: a warp first finds out who of some agents asks, so that all its lanes
-  // have someone to look for.
+  // Calls visit(i, found) for every agent of a range: a warp first finds out who of some agents asks, so that all its
+  // lanes have someone to look for.
   template <int K, class Agents, class Eligible, class Asks, class Visit>
-  METHOD void each_prepared(Range range, const SearchInCells<K, Agents, Eligible>& prepared, Asks asks, Visit visit) {
+  METHOD void each_in_cells(Range range, const SearchInCells<K, Agents, Eligible>& prepared, Asks asks, Visit visit) {
     constexpr int chunks = 4;
     in_helped_phase<32 * chunks>([&] {
       static_assert(Geometry::grouped || Geometry::warps <= Geometry::searching_warps, "of the blocks that search");
