@@ -12,9 +12,9 @@
 #include <vector>
 
 constexpr int copies = 100, agents = 20'000, rows = copies * agents;
-constexpr int threads = 128, at_once = 16, line = 32,
-              room = 104;                    // room: floats for a row, wherever it starts in a line
-constexpr int blocks_of_multiprocessor = 3;  // each of four warps; twice as many are slower
+constexpr int threads = 128, blocks_of_multiprocessor = 3;  // twice as many are slower
+constexpr int at_once = 16, line = 32;                      // rows of a warp, and floats
+constexpr int room = 104;                                   // floats for a row, wherever it starts in a line
 
 enum class Way { together, one_by_one, prefetched };
 

@@ -20,8 +20,8 @@ _ENGINE = frozenset(
     rows_of_part is_candidate is_somewhere write_list box_of_warp max_of_warp sum_tree sum_parts least_of_warp
     search_in_cells searches_in_cells sort_into_cells list_nearest list_nearest_together list_in_cells nearest_of_part
     use_memory most_of observe_in_cells longest_row arguments visit first_distance_around in_parts in_phase
-    in_helped_phase is_own_phase counting each_chosen each_prepared left_at parts_of others_at_once
-    wait_for_cluster is_some_left
+    in_helped_phase is_own_phase counting each_chosen each_in_cells left_at parts_of others_at_once
+    wait_for_cluster is_some_left loaded_at_once prefetch_ends is_task_of_warps has_stage
     side_by_side zeroed_words raise_to sum_up_to sum_of_warps is_current_phase clear_words each_own each_of_mine
     allowed masks_actions any_masks most_choices write_masks
     """.split()
