@@ -147,6 +147,12 @@ static float __uint_as_float(std::uint32_t bits) {
 static int __popc(unsigned bits) { return __builtin_popcount(bits); }
 static int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 static int __clz(unsigned bits) { return bits ? __builtin_clz(bits) : 32; }
+static unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const std::uint64_t bytes = static_cast<std::uint64_t>(high) << 32 | low;
+  unsigned result = 0;
+  for (int k = 0; k < 4; ++k) result |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * k & 7) & 0xff) << 8 * k;
+  return result;
+}
 static unsigned __funnelshift_l(unsigned low, unsigned high, int by) {
   return static_cast<unsigned>(((static_cast<std::uint64_t>(high) << 32 | low) << (by & 31)) >> 32);
 }
@@ -268,10 +274,26 @@ static Totals totals;
 // A number of agents that is no multiple of 32, none of them the first.
 constexpr FixedRange<5, NUM_AGENTS - 9> some{};
 
+#if PHASED
+constexpr int SEARCHING = 4;                       // the phase in which warps search
+constexpr int LEFT = 6;                            // the word that says how much there is to do
+constexpr int PART = VISITED || LISTED ? 32 : 64;  // agents that a warp takes at a time
+#endif
+
+// How many blocks play the lanes' part of a phase. Where warps search, there is a warp for each part of what is left.
+static int blocks_of([[maybe_unused]] int phase, [[maybe_unused]] const unsigned* words) {
+#if PHASED
+  const int of_block = PART * WARPS;
+  if (phase == SEARCHING) return (static_cast<int>(words[LEFT]) + of_block - 1) / of_block;
+#endif
+  return Geometry::blocks;
+}
+
 struct Lane : Searcher {
-  int search(int block, [[maybe_unused]] int phase, float limit, unsigned char* team_memory, unsigned char* warp_memory,
-             float* scratch, [[maybe_unused]] unsigned* words) {
-    lane_ = Geometry::threads * (block % Geometry::blocks) + thread;
+  // The lane's part of a phase, as one of a block of the team. Where warps search, each of the nth block takes a part.
+  int search([[maybe_unused]] int nth, int block, [[maybe_unused]] int phase, float limit, unsigned char* team_memory,
+             unsigned char* warp_memory, float* scratch, [[maybe_unused]] unsigned* words) {
+    lane_ = Geometry::threads * block + thread;
     active_ = true;
     scratch_ = scratch;
     search_memory_ = team_memory;
@@ -280,6 +302,7 @@ struct Lane : Searcher {
     first_ = phase;
     end_ = phase + 1;
     words_ = words;
+    part_ = phase == SEARCHING ? WARPS * nth + thread / 32 : -1;
 #endif
     const auto is_eligible = [](int j) { return eligible[j]; };
     const Search<K, decltype(among), decltype(is_eligible)> what{among, x, y, limit, is_eligible};
@@ -298,11 +321,11 @@ struct Lane : Searcher {
           [&](int i, const Nearest<K>& found) {
             if (i >= 0 && announced[i]) note(i, found);
           },
-          [&](int first) {
+          [&](int first, bool some_are_lost) {
             const int i = first + lane_ % 32;
             Nearest<K> nobody;
             nobody.found = 0;
-            if (i < NUM_AGENTS && !(asks(i) && is_somewhere(what, i))) note(i, nobody);
+            if (i < NUM_AGENTS && !(asks(i) && (!some_are_lost || is_somewhere(what, i)))) note(i, nobody);
           });
     } else {
       constexpr Range all{0, NUM_AGENTS};
@@ -424,7 +447,6 @@ int main() {
   static float limit;
   static bool over = false, backwards = false;
   constexpr int blocks = Geometry::blocks;
-  constexpr int searching = 4;  // the phase in which warps search, so that more blocks than a team's may take part
   std::vector<float> scratch(1024);
   std::vector<unsigned> words(256);
   std::unique_ptr<unsigned char, decltype(&std::free)> team_memory(
@@ -441,13 +463,15 @@ int main() {
         turn.arrive_and_wait();
         if (over) return;
         int phases = 1;
-        for (int phase = 0; phase < phases; ++phase)
-          for (int nth = 0; nth < (phase == searching ? 2 : 1) * blocks; ++nth) {
+        for (int phase = 0; phase < phases; ++phase) {
+          for (int nth = 0; nth < blocks_of(phase, words.data()); ++nth) {
             Lane lane;
-            phases = lane.search(backwards ? blocks - 1 - nth % blocks : nth % blocks, phase, limit, team_memory.get(),
-                                 warp_memory.get() + t / 32 * warp_bytes, scratch.data(), words.data());
+            phases =
+                lane.search(nth, backwards ? blocks - 1 - nth % blocks : nth % blocks, phase, limit, team_memory.get(),
+                            warp_memory.get() + t / 32 * warp_bytes, scratch.data(), words.data());
             __syncthreads();
           }
+        }
         turn.arrive_and_wait();
       }
     });

@@ -166,7 +166,7 @@ def test_a_kernel_for_a_phase_leaves_nothing_as_a_call(monkeypatch: pytest.Monke
     layout = cuda.cuda_layout(environment, SHARED_LIMITS["sm_90"], 2)
     assert layout.phased
     phases = dict.fromkeys(("step", "reset", "observe"), (layouts.Phases(1, 2),))
-    phases["step"] += (layouts.Phases(7, 8, 128),)
+    phases["step"] += (layouts.Phases(7, 8, 64, 6),)
     source, target = tmp_path / "kernels.cu", tmp_path / "kernels.ptx"
     source.write_text(translation_unit(environment, replace(layout, phases=phases), AutoresetMode.SAME_STEP, cuda=True))
     command = [*cuda._command("sm_90", ".ptx"), f"-I{sources_folder()}", "-o", str(target), str(source)]
@@ -188,8 +188,8 @@ def test_large_copies_of_few_taggers_have_a_number_of_phases(monkeypatch: pytest
 
 
 def test_searches_stand_between_groups_of_phases() -> None:
-    phases = tuple(layouts.Phases(p, p + 1, part) for p, part in enumerate((0, 0, 32, 0, 128, 32, 0)))
-    expected = [(0, 2, 0), (2, 3, 32), (3, 4, 0), (4, 5, 128), (5, 6, 32), (6, 7, 0)]
+    phases = tuple(layouts.Phases(p, p + 1, part) for p, part in enumerate((0, 0, 32, 0, 64, 32, 0)))
+    expected = [(0, 2, 0), (2, 3, 32), (3, 4, 0), (4, 5, 64), (5, 6, 32), (6, 7, 0)]
     assert cuda._grouped({"step": phases}) == {"step": tuple(layouts.Phases(*numbers) for numbers in expected)}
 
 
@@ -211,9 +211,11 @@ def test_phases_are_counted_where_they_are_constants() -> None:
     code = "".join(entry.format(operation, 5, 9) for operation in ("step", "reset", "observe"))
     single = tuple(layouts.Phases(phase, phase + 1) for phase in range(5))
     assert cuda._find_phases(code, "some-v0") == dict.fromkeys(("step", "reset", "observe"), single)
-    searching = code.replace("mov.u32 %r2", "mov.u32 %r3, 3;\n // searches in %r3, parts of 32\n mov.u32 %r2")
+    searching = code.replace(
+        "mov.u32 %r2", "mov.u32 %r3, 3;\n mov.u32 %r4, 6;\n // searches in %r3, parts of 32, left in %r4\n mov.u32 %r2"
+    )
     found = cuda._find_phases(searching, "some-v0")["step"]
-    assert found == (*single[:3], layouts.Phases(3, 4, 32), single[4])
+    assert found == (*single[:3], layouts.Phases(3, 4, 32, 6), single[4])
     playing_too = searching.replace(" mov.u32 %r2", " // plays in %r3\n mov.u32 %r2")
     assert cuda._find_phases(playing_too, "some-v0")["step"] == single
     assert cuda._searches_while_playing(playing_too) and not cuda._searches_while_playing(searching)
@@ -221,6 +223,8 @@ def test_phases_are_counted_where_they_are_constants() -> None:
     assert cuda._find_phases(used_again, "some-v0")["step"] == single
     with pytest.raises(DeclarationError, match="some-v0 declares loop_by_loop, but how many"):
         cuda._find_phases(searching.replace("mov.u32 %r3, 3", "add.s32 %r3, %r3, 3"), "some-v0")
+    with pytest.raises(DeclarationError, match="some-v0 declares loop_by_loop, but how many"):
+        cuda._find_phases(searching.replace("mov.u32 %r4, 6", "add.s32 %r4, %r4, 6"), "some-v0")
     for changed in ("add.s32 %r1, %r1, 4;", "@%p1 mov.u32 %r1, 6;"):
         with pytest.raises(DeclarationError, match="some-v0 declares loop_by_loop, but how many"):
             cuda._find_phases(code.replace("mov.u32 %r2", f"{changed}\n mov.u32 %r2"), "some-v0")

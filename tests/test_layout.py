@@ -55,15 +55,16 @@ def test_lists_lie_behind_candidates_and_cells(agents: int, neighbors: int) -> N
         numbers, position_bytes = (agents, 8) if layout.staged else (0, 16)  # of agents, or with their positions
         assert search.positions_at >= 4 * (8 + search.most_cells + 4 + numbers)
         assert search.positions_at % position_bytes == 0
-        assert search.lists_at >= search.positions_at + position_bytes * agents
-        assert search.most_cells <= agents  # their counts take the agents' place
+        assert search.lists_at >= search.positions_at + position_bytes * (agents + 15)  # 16 are looked at together
+        assert 4 * search.most_cells <= search.lists_at - (search.positions_at - 4 * numbers)  # counts, where agents go
+        assert search.size >= search.lists_at + 8 * agents  # who is in cells, and as which of them
     entries = min(neighbors, search.longest_list) + 1
     assert search.size >= search.lists_at + (2 if agents < 0xFFFF else 4) * agents * entries
 
 
 @every_size
 @pytest.mark.parametrize("full", [False, True])
-def test_a_warp_has_room_for_its_rows_and_candidates(agents: int, full: bool) -> None:
+def test_a_warp_has_room_for_its_rows_and_to_look_around(agents: int, full: bool) -> None:
     layout = _layout(agents, SHARED_LIMITS[-1], full=full)
     row = 7 * (agents - 1 if full else 10) + 1
     if layout.rows_staged and layout.row_lanes == WARP:
@@ -75,7 +76,8 @@ def test_a_warp_has_room_for_its_rows_and_candidates(agents: int, full: bool) ->
         lists = WARP * layout.search.list_bytes // 4
         assert layout.warp_stage_floats >= WARP // layout.row_lanes * room + lists
     if layout.search.most_cells:
-        assert 4 * layout.warp_stage_floats >= candidates_bytes(layout.search.candidates, agents) + WARP
+        place_bytes = 2 if agents < 0xFFFF else 4
+        assert 4 * layout.warp_stage_floats >= WARP * (3 * 4 + (2 * 8 + 16) * place_bytes)
     assert layout.warp_stage_floats % LINE_FLOATS == 0 and layout.unit_bytes % (4 * LINE_FLOATS) == 0
 
 

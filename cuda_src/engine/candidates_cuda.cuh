@@ -19,32 +19,8 @@
 #include "math.cuh"
 #include "nearest.cuh"
 #include "portable.cuh"
+#include "sorting_cuda.cuh"
 #include "tensor_cores_cuda.cuh"
-
-template <int step, int size, class Key>
-METHOD void order_two(Key (&key)[size], int low) {
-  const Key smaller = ::min(key[low], key[low + step]);
-  key[low + step] = ::max(key[low], key[low + step]);
-  key[low] = smaller;
-}
-
-// Merges sorted runs of length `run` two by two.
-template <int run, int step, int size, class Key>
-METHOD void merge_runs(Key (&key)[size]) {
-  constexpr int start = step % run;
-#pragma unroll
-  for (int low = start; low + step < size; ++low)
-    if ((low - start) % (2 * step) < step && low / (2 * run) == (low + step) / (2 * run)) order_two<step>(key, low);
-  if constexpr (step > 1) merge_runs<run, step / 2>(key);
-}
-
-// Sorts in a fixed sequence of comparisons (K. E. Batcher, "Sorting networks and their applications", 1968). What
-// nobody reads of the result is not computed.
-template <int run = 1, int size, class Key>
-METHOD void sort_in_registers(Key (&key)[size]) {
-  merge_runs<run, run>(key);
-  if constexpr (2 * run < size) sort_in_registers<2 * run>(key);
-}
 
 // Agents who have been brought together in shared memory.
 template <int most>
@@ -74,11 +50,6 @@ class Candidates {
 
   METHOD float squared_distance_to_center(float at_x, float at_y) const {
     return Math::square(at_x - center_x) + Math::square(at_y - center_y);
-  }
-
-  // Whether a position lies as near to the center as this in both directions; always true if the scale is zero.
-  METHOD bool is_within(float at_x, float at_y, float along_x, float along_y) const {
-    return !(fabsf(scaled_x(at_x)) > along_x * scale) & !(fabsf(scaled_y(at_y)) > along_y * scale);
   }
 
   // No candidate is farther from the center, which is set, than `farthest`: the scale takes that to 32 or more, but
@@ -369,10 +340,11 @@ class Candidates {
     if (is_doubtful && key[K] >= none) {  // nobodies are alike
       is_doubtful = false;
 #pragma unroll
-      for (int k = 0; k < K; ++k) is_doubtful |= are_alike(key[k], key[k + 1]) & (key[k] < none);
+      for (int k = 0; k < K; ++k) is_doubtful |= are_alike<place_bits>(key[k], key[k + 1]) & (key[k] < none);
     }
     if (is_doubtful)
-      while (put_right<kept>(at_x, at_y, key)) {
+      while (put_right<place_bits, kept>(
+          key, none, [&](unsigned one, unsigned other) { return precedes(one, other, at_x, at_y); })) {
       }
     found.found = 0;
 #pragma unroll
@@ -383,27 +355,15 @@ class Candidates {
       found.found += key[k] < none ? 1 : 0;
     }
     const bool is_within = bound >= limit || key[K - 1] < __float_as_uint(0.9999f * bound);
-    return is_within && (!are_alike(key[K - 1], key[kept - 1]) || key[K - 1] >= none);
+    return is_within && (!are_alike<place_bits>(key[K - 1], key[kept - 1]) || key[K - 1] >= none);
   }
 
   METHOD static int place_in(unsigned key) { return key & ((1 << place_bits) - 1); }
-  METHOD static bool are_alike(unsigned one, unsigned other) { return (one ^ other) >> place_bits == 0; }
 
-  // Exchanges neighbours of the list that are alike in the bits of the keys but not in the right order.
-  template <int kept, int taken>
-  METHOD bool put_right(float at_x, float at_y, unsigned (&key)[taken]) const {
-    bool exchanged = false;
-#pragma unroll
-    for (int k = 0; k + 1 < kept; ++k) {
-      if (!are_alike(key[k], key[k + 1]) || key[k] >= none) continue;
-      const float first = distance_squared(place_in(key[k]), at_x, at_y);
-      const float second = distance_squared(place_in(key[k + 1]), at_x, at_y);
-      if (first < second || (first == second && agent[place_in(key[k])] < agent[place_in(key[k + 1])])) continue;
-      const unsigned later = key[k];
-      key[k] = key[k + 1];
-      key[k + 1] = later;
-      exchanged = true;
-    }
-    return exchanged;
+  // Of two candidates.
+  METHOD bool precedes(unsigned key, unsigned other, float at_x, float at_y) const {
+    const int one = place_in(key), two = place_in(other);
+    const float first = distance_squared(one, at_x, at_y), second = distance_squared(two, at_x, at_y);
+    return first < second || (first == second && agent[one] < agent[two]);
   }
 };

@@ -1,32 +1,18 @@
 // Cells of the plane, into which agents are sorted, so that those who stand together lie together in memory.
 //
-// Cells are twice as high as wide. They are numbered row by row, every other row backwards, so that agents in the order
-// of their cells form a band without jumps: 32 of them lie in a small box, and all who are near to one of them in a few
-// stretches of that order, one of each row.
+// They are numbered row by row, every other row backwards, so that agents in the order of their cells form a band
+// without jumps, and all who are near to one of them lie in a few stretches of that order, one of each row.
 #pragma once
 
 #include "math.cuh"
 #include "portable.cuh"
 #include "range.cuh"
 
-constexpr float first_distance = 1.9f;   // in which to look for candidates, in widths of a cell
-constexpr float farther_at_side = 1.2f;  // the same for boxes that touch outer cells: fewer stand around them
-
 struct CellGrid {
   int* start;  // [rows * columns + 1] where each cell's agents start
   int columns, rows;
   float low_x, low_y;  // corner of the first cell
   float per_width, per_height;
-
-  static constexpr float tiny = 1e-30f;  // a distance whose square is zero
-
-  // Of a cell.
-  METHOD float width() const { return Math::max(Math::max(1.0f / per_width, 0.5f / per_height), tiny); }
-
-  // No two agents are farther apart than this.
-  METHOD float extent() const {
-    return Math::max(1.001f * (static_cast<float>(columns) / per_width + static_cast<float>(rows) / per_height), tiny);
-  }
 
   // These do not decrease as the position increases.
   METHOD int column_of(float at_x) const { return index(at_x, low_x, per_width, columns); }
@@ -40,12 +26,28 @@ struct CellGrid {
     return {first, start[lowest + last_column - first_column + 1] - first};
   }
 
-  // Cells for `count` agents between two corners, with about `per_cell` in each.
-  METHOD void lay_out(int count, float per_cell, float from_x, float to_x, float from_y, float to_y) {
+  METHOD int end_of_row(int row) const { return start[(row + 1) * columns]; }
+  METHOD float height() const { return 1.0f / per_height; }
+
+  // Agents of a cell are no farther apart along its row, whatever was rounded.
+  METHOD float most_width() const {
+    return Math::max((1.001f + 1e-6f * static_cast<float>(columns)) / per_width, 1e-30f);
+  }
+
+  // No agent of a row is nearer to this height, in rows.
+  METHOD float rows_between(int row, float at_y) const {
+    const float number = static_cast<float>(rows), from = static_cast<float>(row);
+    const float at = portable::at_most(portable::at_least((at_y - low_y) * per_height, 0.0f), number);
+    return Math::max(Math::max(from - at, at - (from + 1.0f)) - (1e-3f + 1e-6f * number), 0.0f);
+  }
+
+  // Cells for `count` agents between two corners, with about `per_cell` in each, so many times as high as wide.
+  METHOD void lay_out(int count, float per_cell, float height_per_width, float from_x, float to_x, float from_y,
+                      float to_y) {
     const float width = to_x - from_x, height = to_y - from_y;
     const float wanted = Math::max(static_cast<float>(count) / per_cell, 1.0f);
-    const float cell_width = Math::sqrt(0.5f * width * height / wanted);
-    rows = static_cast<int>(Math::clip(0.5f * height / cell_width, 1.0f, wanted));
+    const float cell_width = Math::sqrt(width * height / (wanted * height_per_width));
+    rows = static_cast<int>(Math::clip(height / (cell_width * height_per_width), 1.0f, wanted));
     columns = static_cast<int>(Math::clip(width / cell_width, 1.0f, wanted / static_cast<float>(rows)));
     low_x = from_x;
     low_y = from_y;

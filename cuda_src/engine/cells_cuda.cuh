@@ -8,13 +8,6 @@
 
 constexpr int at_once = Geometry::staged ? 1 : 4;  // agents that a lane loads before it looks at the first
 
-// A rectangle in the plane.
-struct Box {
-  float low_x, high_x, low_y, high_y;
-
-  METHOD Box grown(float by) const { return {low_x - by, high_x + by, low_y - by, high_y + by}; }
-};
-
 // Agents in the order of their cells. In device memory all that is known about one lies side by side, in shared memory
 // it takes as little as may be.
 struct Cells : CellGrid {
@@ -38,6 +31,7 @@ struct Cells : CellGrid {
   Member* member;       // [size] if they do
   int size;
   int asking;  // how many of them ask
+  int lost;    // how many others ask, who are nowhere; in phases only
   int* left;   // of what warps have to do, see in_parts
 
   METHOD Member at(int place) const {
@@ -52,7 +46,9 @@ struct Cells : CellGrid {
 
   METHOD int agent(int place) const { return (together ? member[place].who : who_is_at[place]) & (silent - 1); }
 
-  METHOD void put(int place, const Member& value) const {
+  // Who is no candidate is put infinitely far away.
+  METHOD void put(int place, Member value) const {
+    if (!value.is_candidate()) value.y = Math::infinity;
     if constexpr (together) {
       member[place] = value;
     } else {
@@ -65,86 +61,123 @@ struct Cells : CellGrid {
 // The lanes of a copy sort its agents.
 class CellSorter : public Team {
  protected:
-  static constexpr int left_at = 7;  // in words of the memory for searches
-
   unsigned char* search_memory_;  // of the team
 
   // Sorts the candidates and who asks, looking for both in the range `all`, into cells of about so many, or of more if
   // there is no memory for these. Warps then have work(cells) to do.
   template <class Search, class Agents, class Asks, class Work>
-  METHOD Cells sort_into_cells(const Search& search, Agents all, float per_cell, Asks asks, Work work) {
+  METHOD Cells sort_into_cells(const Search& search, Agents all, float per_cell, float height_per_width, Asks asks,
+                               Work work) {
     Cells cells;
-    unsigned* bounds =
-        zeroed_words<6>(reinterpret_cast<unsigned*>(search_memory_));  // the largest of -x, x, -y, y; members; who asks
-    cells.left = reinterpret_cast<int*>(search_memory_) + left_at;
+    // The largest of -x, x, -y, y; members; who of them asks; what is left to do, and a word for the launch; who is
+    // lost.
+    constexpr int words = Geometry::phased ? 16 : 8;
+    unsigned* bounds = zeroed_words<words>(reinterpret_cast<unsigned*>(search_memory_));
+    [[maybe_unused]] auto* layout = reinterpret_cast<CellLayout*>(search_memory_);
+    cells.left = reinterpret_cast<int*>(bounds + 6);
     cells.start = reinterpret_cast<int*>(search_memory_) + 8;
     cells.who_is_at = cells.start + Geometry::most_cells + 4;
     cells.position_of = reinterpret_cast<float2*>(search_memory_ + Geometry::positions_at);
     cells.member = reinterpret_cast<Cells::Member*>(cells.position_of);
-    constexpr int members_at_once = loaded_at_once<Agents>();
-    // Calls visit(members) for a few of them at once, without branches, so that their memory is waited for together;
-    // `who` is negative where there is none.
-    using Members = Cells::Member[members_at_once];
-    const auto each_member = [&](auto visit) {
-      for (int first = all.first + lane_; first < all.end(); first += members_at_once * Geometry::lanes) {
+    // Calls visit(members) for a few of the range at once, without branches, so that their memory is waited for
+    // together; `who` is negative where there is none. All lanes of a warp take part.
+    constexpr int taken_at_once = loaded_at_once<Agents>();
+    using Members = Cells::Member[taken_at_once];
+    const int lane = lane_ % 32;
+    const auto each_of_range = [&](auto visit) {
+      for (int start = all.first + (lane_ & ~31); start < all.end(); start += taken_at_once * Geometry::lanes) {
         Members members;
 #pragma unroll
-        for (int k = 0; k < members_at_once; ++k) {
-          const int j = Math::min(first + k * Geometry::lanes, all.end() - 1);
+        for (int k = 0; k < taken_at_once; ++k) {
+          const int number = start + lane + k * Geometry::lanes, j = Math::min(number, all.end() - 1);
           const float at_x = search.x[j], at_y = search.y[j];
           const bool candidate = search.among.has(j) && search.eligible(j), asking = asks(j);
-          const bool is_there = (first + k * Geometry::lanes < all.end()) & is_somewhere(at_x, at_y);
+          const bool is_there = is_somewhere(at_x, at_y), is_one = number < all.end();
           const int who = j | (candidate ? 0 : Cells::bystander) | (asking ? 0 : Cells::silent);
-          members[k] = {at_x, at_y, (candidate | asking) & is_there ? who : -1};
+          members[k] = {at_x, at_y, (candidate | asking) & is_there & is_one ? who : asking & is_one ? lost : -1};
         }
         visit(members);
       }
     };
 
-    // How many agents are in each cell, where the members come to lie in the end; and an agent's number in its cell,
-    // where lists come to lie.
+    // How many agents are in each cell, where the members come to lie in the end; who they are, and which number each
+    // of them has in its cell, where lists come to lie.
     int* counts = Cells::together ? reinterpret_cast<int*>(cells.member) : cells.who_is_at;
-    int* ranks = reinterpret_cast<int*>(search_memory_ + Geometry::lists_at);
+    int* members = reinterpret_cast<int*>(search_memory_ + Geometry::lists_at);
+    int* ranks = members + Geometry::num_agents;
     in_phase([&] {
       for (int cell = lane_; cell < Geometry::most_cells; cell += Geometry::lanes) counts[cell] = 0;
       unsigned bound[4] = {0, 0, 0, 0};
-      int members = 0, asking = 0;
-      each_member([&](const Members& member) {
+      int asking = 0, others = 0;
+      each_of_range([&](const Members& some) {
+        unsigned those[taken_at_once];
+        int number = 0;
 #pragma unroll
-        for (int k = 0; k < members_at_once; ++k) {
-          if (member[k].who < 0) continue;
-          const unsigned at_x = ordered(member[k].x), at_y = ordered(member[k].y);
-          bound[0] = ::max(bound[0], ~at_x);
-          bound[1] = ::max(bound[1], at_x);
-          bound[2] = ::max(bound[2], ~at_y);
-          bound[3] = ::max(bound[3], at_y);
-          ++members;
-          asking += member[k].asks() ? 1 : 0;
+        for (int k = 0; k < taken_at_once; ++k) {
+          those[k] = __ballot_sync(~0u, some[k].who >= 0);
+          number += __popc(those[k]);
+        }
+        int place = lane == 0 && number > 0 ? static_cast<int>(atomicAdd(bounds + 4, number)) : 0;
+        place = __shfl_sync(~0u, place, 0);
+#pragma unroll
+        for (int k = 0; k < taken_at_once; ++k) {
+          if (some[k].who >= 0) {
+            members[place + __popc(those[k] & ((1u << lane) - 1))] = some[k].who;
+            const unsigned at_x = ordered(some[k].x), at_y = ordered(some[k].y);
+            bound[0] = ::max(bound[0], ~at_x);
+            bound[1] = ::max(bound[1], at_x);
+            bound[2] = ::max(bound[2], ~at_y);
+            bound[3] = ::max(bound[3], at_y);
+            asking += some[k].asks() ? 1 : 0;
+          }
+          others += some[k].who == lost ? 1 : 0;
+          place += __popc(those[k]);
         }
       });
 #pragma unroll
       for (int k = 0; k < 4; ++k) raise_to(bounds[k], __reduce_max_sync(~0u, bound[k]));
-      members = __reduce_add_sync(~0u, members);
       asking = __reduce_add_sync(~0u, asking);
-      if (lane_ % 32 == 0 && members > 0) {
-        atomicAdd(bounds + 4, members);
-        atomicAdd(bounds + 5, asking);
+      if (lane == 0 && asking > 0) atomicAdd(bounds + 5, asking);
+      if constexpr (Geometry::phased) {
+        others = __reduce_add_sync(~0u, others);
+        if (lane == 0 && others > 0) atomicAdd(bounds + 8, others);
       }
     });
     cells.size = static_cast<int>(bounds[4]);
     cells.asking = static_cast<int>(bounds[5]);
+    cells.lost = 1;  // perhaps
+    if constexpr (Geometry::phased) cells.lost = static_cast<int>(bounds[8]);
     const float fewest_per_cell = static_cast<float>(cells.size) / (Geometry::most_cells - 1);
-    cells.lay_out(cells.size, Math::max(per_cell, fewest_per_cell), number_in_order(~bounds[0]),
+    cells.lay_out(cells.size, Math::max(per_cell, fewest_per_cell), height_per_width, number_in_order(~bounds[0]),
                   number_in_order(bounds[1]), number_in_order(~bounds[2]), number_in_order(bounds[3]));
+    // Calls visit(nth, some) for a few members at once, the numbers of whom are `nth` and what follows at a distance of
+    // all lanes; `who` is negative where there is none.
+    const auto each_member = [&](auto visit) {
+      for (int first = lane_; first < cells.size; first += taken_at_once * Geometry::lanes) {
+        Members some;
+#pragma unroll
+        for (int k = 0; k < taken_at_once; ++k) {
+          const int nth = first + k * Geometry::lanes;
+          some[k].who = nth < cells.size ? members[nth] : -1;
+        }
+#pragma unroll
+        for (int k = 0; k < taken_at_once; ++k) {
+          const int j = some[k].who < 0 ? all.first : some[k].agent();
+          some[k].x = search.x[j];
+          some[k].y = search.y[j];
+        }
+        visit(first, some);
+      }
+    };
     in_phase([&] {
-      each_member([&](const Members& member) {
-        int rank[members_at_once];
+      each_member([&](int first, const Members& some) {
+        int rank[taken_at_once];
 #pragma unroll
-        for (int k = 0; k < members_at_once; ++k)
-          if (member[k].who >= 0) rank[k] = atomicAdd(counts + cells.cell_of(member[k].x, member[k].y), 1);
+        for (int k = 0; k < taken_at_once; ++k)
+          if (some[k].who >= 0) rank[k] = atomicAdd(counts + cells.cell_of(some[k].x, some[k].y), 1);
 #pragma unroll
-        for (int k = 0; k < members_at_once; ++k)
-          if (member[k].who >= 0) ranks[member[k].agent()] = rank[k];
+        for (int k = 0; k < taken_at_once; ++k)
+          if (some[k].who >= 0) ranks[first + k * Geometry::lanes] = rank[k];
       });
     });
     const int number = cells.rows * cells.columns;
@@ -153,22 +186,43 @@ class CellSorter : public Team {
       if (lane_ == 0) {
         cells.start[number] = cells.size;
         *cells.left = work(cells);
+        if constexpr (Geometry::phased)
+          *layout = {cells.columns,   cells.rows,       cells.low_x,  cells.low_y,
+                     cells.per_width, cells.per_height, cells.asking, cells.lost};
       }
-      each_member([&](const Members& member) {
-        int place[members_at_once];
+      each_member([&](int first, const Members& some) {
+        int place[taken_at_once];
 #pragma unroll
-        for (int k = 0; k < members_at_once; ++k)
-          if (member[k].who >= 0)
-            place[k] = cells.start[cells.cell_of(member[k].x, member[k].y)] + ranks[member[k].agent()];
+        for (int k = 0; k < taken_at_once; ++k)
+          if (some[k].who >= 0)
+            place[k] = cells.start[cells.cell_of(some[k].x, some[k].y)] + ranks[first + k * Geometry::lanes];
 #pragma unroll
-        for (int k = 0; k < members_at_once; ++k)
-          if (member[k].who >= 0) cells.put(place[k], member[k]);
+        for (int k = 0; k < taken_at_once; ++k)
+          if (some[k].who >= 0) cells.put(place[k], some[k]);
       });
     });
+    if constexpr (Geometry::phased) {  // whoever searches finds it there
+      cells.columns = layout->columns;
+      cells.rows = layout->rows;
+      cells.low_x = layout->low_x;
+      cells.low_y = layout->low_y;
+      cells.per_width = layout->per_width;
+      cells.per_height = layout->per_height;
+      cells.asking = layout->asking;
+      cells.lost = layout->lost;
+    }
     return cells;
   }
 
  private:
+  struct CellLayout {
+    int columns, rows;
+    float low_x, low_y, per_width, per_height;
+    int asking, lost;
+  };
+
+  static constexpr int lost = -2;  // stands for who asks but is nowhere
+
   // How many of a lane's agents are loaded together: all of them if there are registers.
   template <class Agents>
   METHOD static constexpr int loaded_at_once() {

@@ -343,15 +343,21 @@ class Environment : public Declared, public Math, public Searcher {
       }
     };
     // Rows of those who find nobody are taken by their index: many lie side by side, and leave together.
-    const auto visit_others = [&](int start) {
+    const auto visit_others = [&](int start, bool some_are_lost) {
       constexpr int chunks = others_at_once / 32;
       const Rows part = rows_of_part<others_at_once>(range, start / 32);
+      bool is_in_cells[chunks];
+#pragma unroll
+      for (int chunk = 0; chunk < chunks; ++chunk)
+        is_in_cells[chunk] = asks(part.first + Math::min(32 * chunk + lane, part.count - 1));
+      if (some_are_lost)
+#pragma unroll
+        for (int chunk = 0; chunk < chunks; ++chunk)
+          is_in_cells[chunk] &= is_somewhere(search, part.first + Math::min(32 * chunk + lane, part.count - 1));
       unsigned wanted_of_chunk = 0;  // in lane k, those of the k-th 32 agents
 #pragma unroll
       for (int chunk = 0; chunk < chunks; ++chunk) {
-        const int nth = 32 * chunk + lane, i = part.first + Math::min(nth, part.count - 1);
-        const bool is_in_cells = asks(i) & is_somewhere(search, i);
-        const unsigned those = __ballot_sync(~0u, nth < part.count && !is_in_cells);
+        const unsigned those = __ballot_sync(~0u, 32 * chunk + lane < part.count && !is_in_cells[chunk]);
         if (lane == chunk) wanted_of_chunk = those;
       }
 #pragma unroll 1
@@ -366,6 +372,10 @@ class Environment : public Declared, public Math, public Searcher {
         wait_for_stored_rows();
         if (wanted) write(part.first + first + k, ObservationRow<row_lanes>(staged, lane % row_lanes), nobody);
         __syncwarp();
+        if (those == ~0u >> (32 - rows)) {  // faster than as below, and frequent
+          store_rows(row, staged - k * part.size, rows * part.size, lane);
+          continue;
+        }
         // The first of some in succession stores the rows of all of them.
         const bool is_first = wanted && (those << 1 >> k & 1) == 0;
         const int length = __clz(__brev(~(those >> k)));

@@ -2,8 +2,8 @@
 // (team_phased.cuh). State is worked on in place.
 //
 // In most phases, blocks play a copy each. In those in which warps search, there are as many as run at once, and every
-// warp goes from copy to copy and takes parts of what is left to do: one that restarts has ten times the work of one
-// whose agents have left. Warps of a multiprocessor start with the same copy, and find it in its cache.
+// warp takes parts of what is to be done in all copies, one after the other: one that restarts has ten times the work
+// of one whose agents have left. So few copies are searched at a time, and a cache holds their state.
 #pragma once
 
 #include "overlapping_cuda.cuh"
@@ -22,7 +22,7 @@ class DeviceCopy : public TeamCopy {
     end_ = end;
     unit_ = arguments.workspace + copy_ * Geometry::unit_bytes;
     scratch_ = reinterpret_cast<float*>(unit_ + Geometry::scratch_at);
-    words_ = reinterpret_cast<unsigned*>(unit_ + Geometry::words_at);
+    words_ = words_of(arguments, copy);
     search_memory_ = unit_ + Geometry::search_at;
     stage_ = stage;
     warp_memory_ = stage + threadIdx.x / 32 * Geometry::warp_stage_floats * sizeof(float);
@@ -42,22 +42,33 @@ class DeviceCopy : public TeamCopy {
   // To count the phases.
   METHOD explicit DeviceCopy(const Arguments& arguments) : DeviceCopy(arguments, counting, counting, nullptr) {}
 
-  // Whether warps have something left to do in a copy; what other warps take must not be hidden by a cache.
-  METHOD static bool is_some_left(const Arguments& arguments, unsigned copy) {
-    const auto* memory = arguments.workspace + copy * std::size_t{Geometry::unit_bytes} + Geometry::search_at;
-    return reinterpret_cast<const volatile int*>(memory)[left_at] > 0;
+  // Words for results of a copy's reductions.
+  METHOD static unsigned* words_of(const Arguments& arguments, unsigned copy) {
+    auto* unit = arguments.workspace + copy * std::size_t{Geometry::unit_bytes};
+    return reinterpret_cast<unsigned*>(unit + Geometry::words_at);
   }
+
+  // Gives a part of what is to be done in a phase to the warp.
+  METHOD void take(int part) {
+    part_ = part;
+    __builtin_assume(part >= 0);
+  }
+
+  using TeamLanes::sum_up_to;
 
   METHOD void step() {
     constexpr bool same_step = Geometry::autoreset == Autoreset::same_step;
     const bool played = advance(), restarts = same_step && finished_;
-    side_by_side<2, false>([&](int k) {
+    side_by_side<2, false>([&](auto k) {
       only_if(true);
       scratch_ += k * 2 * Geometry::scratch_words;  // sums apart, whatever is added up to observe
-      if (k > 0) return write_observations(restarts);
-      if (is_own_phase()) store_outcome();
-      only_if(played);
-      account(finished_);
+      if constexpr (k > 0) {
+        write_observations(restarts);
+      } else {
+        if (is_own_phase()) store_outcome();
+        only_if(played);
+        account(finished_);
+      }
     });
     only_if(!restarts);  // who leaves a copy that restarts is back before anybody sees it
     leave();
@@ -122,41 +133,45 @@ METHOD void launch(const Arguments& arguments, int first, int end) {
   wait_for_stored_rows();
 }
 
-// The number of this multiprocessor, out of so many.
-METHOD uint2 number_of_multiprocessor() {
-  uint2 result;
-  asm("mov.u32 %0, %%smid;\nmov.u32 %1, %%nsmid;" : "=r"(result.x), "=r"(result.y));
-  return result;
-}
-
-// Parts for each warp in the copies that are searched at once: few, so that a cache holds their state, but with one
-// copy all warps would count on the same word.
-constexpr unsigned parts_at_once = 2, fewest_copies_at_once = 2;
-
-// The same where blocks belong to no copy, and warps take parts of so many agents.
-template <Operation operation, unsigned part>
+// The same where blocks belong to no copy, and warps take parts of so many agents, one at a time. They are numbered
+// through for 128 copies: the word `left` of each says how many agents there are, and the one behind it, of the first
+// of these copies, how many parts have been taken.
+template <Operation operation, unsigned part, int left>
 METHOD void launch_searching(const Arguments& arguments, int first, int end) {
   overlap_launches();
+  constexpr unsigned of_lane = 4, at_once = 32 * of_lane;  // copies
   const unsigned copies = static_cast<unsigned>(arguments.num_envs), lane = threadIdx.x % 32;
-  const uint2 multiprocessor = number_of_multiprocessor();
-  const unsigned agents_at_once = gridDim.x * Geometry::searching_warps * parts_at_once * part;
-  const unsigned at_once = ::min(copies, ::max(agents_at_once / Geometry::num_agents, fewest_copies_at_once));
-  const unsigned first_copy = multiprocessor.x * at_once / multiprocessor.y * copies / at_once;
-  const unsigned home = __reduce_min_sync(~0u, first_copy);  // which tells the compiler that all lanes have the same
-  const auto nth_copy = [&](unsigned nth) { return home + nth < copies ? home + nth : home + nth - copies; };
 #pragma unroll 1
-  for (unsigned start = 0; start < copies; start += 32) {
-    unsigned unvisited = ~0u;
+  for (unsigned start = 0; start < copies; start += at_once) {
+    int its_end[of_lane], its_parts = 0;  // the number of the part behind the last of each copy
+#pragma unroll
+    for (unsigned k = 0; k < of_lane; ++k) {
+      const unsigned copy = start + of_lane * lane + k;
+      const unsigned agents = copy < copies ? DeviceCopy::words_of(arguments, copy)[left] : 0;
+      its_parts += static_cast<int>((agents + part - 1) / part);
+      its_end[k] = its_parts;
+    }
+    const int all_end = DeviceCopy::sum_up_to(its_parts, lane), its_start = all_end - its_parts;
+    const int parts = __shfl_sync(~0u, all_end, 31);
+#pragma unroll
+    for (unsigned k = 0; k < of_lane; ++k) its_end[k] += its_start;
+    auto* const taken = reinterpret_cast<int*>(DeviceCopy::words_of(arguments, start) + left + 1);
 #pragma unroll 1
     for (;;) {
-      const unsigned nth = start + lane;
-      const bool is_some_left = nth < copies && DeviceCopy::is_some_left(arguments, nth_copy(nth));
-      const unsigned those = __ballot_sync(~0u, is_some_left) & unvisited;
-      if (those == 0) break;
-      const int next = __ffs(those) - 1;
-      unvisited = ~1u << next;
-      DeviceCopy copy(arguments, first, end, nth_copy(start + next), threadIdx.x,
-                      stage_of_warps<Geometry::searching_warps>());
+      const int number = __shfl_sync(~0u, lane == 0 ? atomicAdd(taken, 1) : 0, 0);
+      if (number >= parts) break;
+      const int owner = __popc(__ballot_sync(~0u, all_end <= number));
+      unsigned copy_of_part = start + of_lane * owner;
+      int before = __shfl_sync(~0u, its_start, owner);
+#pragma unroll
+      for (unsigned k = 0; k + 1 < of_lane; ++k) {
+        const int its = __shfl_sync(~0u, its_end[k], owner);
+        if (its > number) continue;
+        ++copy_of_part;
+        before = its;
+      }
+      DeviceCopy copy(arguments, first, end, copy_of_part, threadIdx.x, stage_of_warps<Geometry::searching_warps>());
+      copy.take(number - before);
       (copy.*operation)();
     }
   }
@@ -171,10 +186,10 @@ METHOD void launch_searching(const Arguments& arguments, int first, int end) {
   }
 
 // The same for a phase in which warps search.
-#define SEARCHING_PHASE(operation, phase, part)                                                            \
+#define SEARCHING_PHASE(operation, phase, part, left)                                                      \
   extern "C" __global__ void __launch_bounds__(32 * Geometry::searching_warps, Geometry::searching_blocks) \
       gpu_marl_##operation##_##phase(const __grid_constant__ Arguments arguments) {                        \
-    launch_searching<&DeviceCopy::operation, part>(arguments, phase, phase + 1);                           \
+    launch_searching<&DeviceCopy::operation, part, left>(arguments, phase, phase + 1);                     \
   }
 
 // What tells a reader of the assembler code how many phases an operation has, and words for results; in which of them

@@ -5,6 +5,10 @@
 #include "cells.cuh"
 #include "nearest.cuh"
 
+constexpr float height_per_width = 2.0f;  // of a cell
+constexpr float first_distance = 1.9f;    // in which to look for candidates, in widths of a cell
+constexpr float tiny = 1e-30f;            // a distance whose square is zero
+
 // Memory of a copy for its searches: the candidates in the order of their cells, and those whom an agent looks at.
 struct SearchMemory {
   static constexpr int block = 16;  // candidates that are measured at once, some of them behind the last that counts
@@ -103,7 +107,7 @@ class Searcher : public Team {
 
     CellGrid cells;
     cells.start = search_memory_->start;
-    cells.lay_out(size, Geometry::agents_per_cell, low_x, high_x, low_y, high_y);
+    cells.lay_out(size, Geometry::agents_per_cell, height_per_width, low_x, high_x, low_y, high_y);
     const auto cell_of = [&](int j) { return cells.cell_of(search.x[j], search.y[j]); };
     memset(cells.start, 0, (cells.rows * cells.columns + 1) * sizeof(int));
     int* const next = cells.start + 1;  // where the next agent of a cell goes; at last, where those of the next start
@@ -119,6 +123,7 @@ class Searcher : public Team {
       search_memory_->y[place] = search.y[j];
     }
     const bool few = size <= 4 * K;  // it is faster to look at each
-    return {search, cells, search_memory_, few ? Math::infinity : first_distance * cells.width()};
+    const float width = Math::max(1.0f / cells.per_width, 1.0f / (cells.per_height * height_per_width));
+    return {search, cells, search_memory_, few ? Math::infinity : Math::max(first_distance * width, tiny)};
   }
 };

@@ -10,14 +10,10 @@
 #include "cells_cuda.cuh"
 #include "nearest.cuh"
 #include "ordered.cuh"
+#include "search_in_rows_cuda.cuh"
 #include "staged_rows_cuda.cuh"
 
 constexpr int few = 24;  // agents, of whom it is faster to look at each than to bring them together
-
-constexpr float wanted_candidates = 0.6f * Geometry::candidates;  // of 32 agents, where there would be too many
-constexpr int most_corrections = 2;  // of the distance within which they stand; a crowd in one place stays too many
-
-constexpr int candidates_at_once = Geometry::staged ? 1 : 3;  // as at_once, where a warp loads about 150, 32 at a time
 
 using NeighborIndex = Candidates<Geometry::candidates>::Index;
 
@@ -133,9 +129,10 @@ class Searcher : public CellSorter {
       return SearchAlone<K, Agents, Eligible>{search};
     } else if constexpr (!listed && K <= 4 && most > Geometry::candidates) {
       constexpr float per_cell = 0.4f * (K > 2 ? K : 2);  // small ones: after a row of them, few are left to look at
+      constexpr float height_per_width = 2.0f;
       const auto nobody_asks = [](int) { return false; };
-      const Cells cells =
-          sort_into_cells(search, search.among, per_cell, nobody_asks, [&](const Cells&) { return range.size; });
+      const Cells cells = sort_into_cells(search, search.among, per_cell, height_per_width, nobody_asks,
+                                          [&](const Cells&) { return range.size; });
       return SearchInCells<K, Agents, Eligible>{search, cells};
     } else if constexpr (most <= Geometry::candidates) {
       list_nearest_together(search, asks, lists);
@@ -150,8 +147,8 @@ class Searcher : public CellSorter {
   // lanes have someone to look for.
   template <int K, class Agents, class Eligible, class Asks, class Visit>
   METHOD void each_in_cells(Range range, const SearchInCells<K, Agents, Eligible>& prepared, Asks asks, Visit visit) {
-    constexpr int chunks = 4;
-    in_helped_phase<32 * chunks>([&] {
+    constexpr int chunks = 2;
+    in_helped_phase<32 * chunks>(prepared.cells.left, [&] {
       static_assert(Geometry::grouped || Geometry::warps <= Geometry::searching_warps, "of the blocks that search");
       __shared__ int who_asks[Geometry::searching_warps][32 * chunks];
       const int lane = lane_ % 32;
@@ -283,7 +280,7 @@ class Searcher : public CellSorter {
         [&](int i, const Nearest<K>& found) {
           if (i >= 0) write_list(lists, i, found);
         },
-        [&](int first) {
+        [&](int first, bool) {
           const int i = first + lane_ % 32;
           if (i >= Geometry::num_agents || !asks(i) || is_somewhere(search, i)) return;
           Nearest<K> nobody;
@@ -294,8 +291,9 @@ class Searcher : public CellSorter {
 
  protected:
   // Warps take 32 agents at a time, in the order of their cells, and call visit(i, found) in all lanes; i is -1 for
-  // lanes without an agent. Some time before, they call announce(i), at least once. Unless all ask, visit_others(k) for
-  // k = 0, 32, …, up to `others` follows, in all lanes as well: who does not ask, or is nowhere, finds nobody.
+  // lanes without an agent. Some time before, they call announce(i), at least once. Unless all ask, visit_others(k,
+  // lost) for k = 0, 32, …, up to `others` follows, in all lanes as well: who does not ask finds nobody, nor does who
+  // is nowhere; unless `lost`, none of these asks.
   template <int K, class Agents, class Eligible, class Asks, class Announce, class Visit, class VisitOthers>
   METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Announce announce,
                               Visit visit, VisitOthers visit_others) {
@@ -303,17 +301,19 @@ class Searcher : public CellSorter {
     const auto end_of_all = [&](const Cells& cells) {
       return end_in_cells(cells) + (cells.asking < Geometry::num_agents ? others : 0);
     };
-    const Cells cells =
-        sort_into_cells(search, Range{0, Geometry::num_agents}, Geometry::agents_per_cell, asks, end_of_all);
+    const Cells cells = sort_into_cells(search, Range{0, Geometry::num_agents}, Geometry::agents_per_cell,
+                                        SearchInRows<K>::height_per_width, asks, end_of_all);
     const int end_of_cells = end_in_cells(cells), lane = lane_ % 32;
-    in_helped_phase([&] {
+    in_helped_phase(cells.left, [&] {
       in_parts(cells.left, end_of_all(cells), [&](int first) {
-        if (first >= end_of_cells) return visit_others(first - end_of_cells);
+        if (first >= end_of_cells) return visit_others(first - end_of_cells, cells.lost > 0);
         wait_for_stored_rows();
-        const auto own = cells.at(Math::min(first + lane, cells.size - 1));
+        const int place = Math::min(first + lane, cells.size - 1);
+        const auto own = cells.at(place);
         const int i = first + lane < cells.size && own.asks() ? own.agent() : -1;
-        const Nearest<K> found = nearest_of_part<K>(cells, first, own, search.limit, [&] { announce(i); });
-        visit(i, found);
+        announce(i);
+        const float at_y = own.is_candidate() ? own.y : search.y[own.agent()];
+        visit(i, SearchInRows<K>(cells, warp_memory_, lane, search.limit).of(place, own.x, at_y, i >= 0));
       });
     });
   }
@@ -331,151 +331,5 @@ class Searcher : public CellSorter {
           visit(i, SearchLoaded<K>{lists});
         },
         visit_others);
-  }
-
- private:
-  // What the 32 agents from the place `first` of the cells on find, each lane for its own one. Candidates are those
-  // within some distance of the box around all of them: at first a distance that should do, or less if that is too
-  // many; then, for those of whose K nearest one lies farther off, one that does. Calls announce() before each choice.
-  template <int K, class Announce>
-  METHOD Nearest<K> nearest_of_part(const Cells& cells, int first, const Cells::Member& agent, float limit,
-                                    Announce announce) const {
-    static_assert(
-        Geometry::most_cells == 0 || Candidates<Geometry::candidates>::bytes + 32 <= 4 * Geometry::warp_stage_floats,
-        "room for the candidates of a warp, as in search_memory.py");
-    Candidates<Geometry::candidates> candidates(warp_memory_, lane_ % 32);
-    std::uint8_t* own = warp_memory_ + Candidates<Geometry::candidates>::bytes;  // the agents' places as candidates
-    const float within = limit < Math::infinity ? radius(limit) : limit;
-    const float at_x = agent.x, at_y = agent.y;
-    Box box = box_of_warp(at_x, at_y, true);
-    const bool is_huge = !(cells.extent() < 1e18f);  // squares overflow: all are candidates
-    const float usual_distance = is_huge ? Math::infinity : Math::min(first_distance_around(box, cells), within);
-    float distance = usual_distance;
-    int corrections_left = most_corrections;
-    float bound = Math::infinity;
-    bool is_done = false;
-    Nearest<K> found;
-#pragma unroll 1
-    for (;;) {
-      const int number = load(candidates, cells, box, distance, 0, first, own);
-      if (number > Geometry::candidates && corrections_left > 0 && distance < cells.extent()) {
-        --corrections_left;
-        distance *= Math::sqrt(wanted_candidates / static_cast<float>(number));  // right if they are spread evenly
-        continue;
-      }
-      corrections_left = 0;  // whatever distance follows is needed
-      announce();
-      const auto query = candidates.query(at_x, at_y);
-      bound = fminf(bound, candidates.template bound<K>(query));
-      const bool is_marked = number <= Geometry::candidates;
-      const auto marks = candidates.mark(query, Math::min(bound, limit));
-      const int self = own[lane_ % 32];
-      const bool is_sorted = is_done || (is_marked && candidates.sort_nearest(query, marks, self, limit, bound, found));
-      if (!is_sorted) found.clear();
-#pragma unroll 1
-      for (int skip = 0; skip < number; skip += Geometry::candidates) {
-        if (skip > 0) load(candidates, cells, box, distance, skip, first, own);
-        if (!is_sorted) candidates.insert(at_x, at_y, own[lane_ % 32], limit, found);
-      }
-      const float needed = Math::min(radius(found.distance_squared[K - 1]), within);
-      is_done = is_done || needed <= distance || !(distance < cells.extent());
-      if (__all_sync(~0u, is_done)) return found;
-      distance = Math::min(max_of_warp(is_done ? 0.0f : needed), Math::max(2.0f * distance, usual_distance));
-      box = box_of_warp(at_x, at_y, !is_done);
-    }
-  }
-
-  // How far to look for candidates at first: farther at the sides of the field, where fewer stand around.
-  METHOD static float first_distance_around(const Box& box, const Cells& cells) {
-    const auto is_at_side = [](float low, float high, float field_low, float per_cell, int count) {
-      const float from_low = (low - field_low) * per_cell, from_high = count - (high - field_low) * per_cell;
-      return Math::min(from_low, from_high) < 1.0f;
-    };
-    float distance = first_distance * cells.width();
-    if (is_at_side(box.low_x, box.high_x, cells.low_x, cells.per_width, cells.columns)) distance *= farther_at_side;
-    if (is_at_side(box.low_y, box.high_y, cells.low_y, cells.per_height, cells.rows)) distance *= farther_at_side;
-    return distance;
-  }
-
-  // Agents within some distance of a box become a warp's candidates, the first `skip` of them left out and no more than
-  // there is room for. Returns how many there are in all. Of each of the 32 agents from place `first` of the cells on,
-  // `own` becomes the place among the candidates, or 0.
-  template <class Candidates>
-  METHOD int load(Candidates& candidates, const Cells& cells, const Box& box, float distance, int skip, int first,
-                  std::uint8_t* own) const {
-    const int lane = lane_ % 32;
-    const Box reached = box.grown(distance);
-    const int first_column = cells.column_of(reached.low_x), last_column = cells.column_of(reached.high_x);
-    const int last_row = cells.row_of(reached.high_y);
-    int size = -skip;
-    candidates.center_x = 0.5f * box.low_x + 0.5f * box.high_x;
-    candidates.center_y = 0.5f * box.low_y + 0.5f * box.high_y;
-    const float along_x = Math::max(reached.high_x - candidates.center_x, candidates.center_x - reached.low_x);
-    const float along_y = Math::max(reached.high_y - candidates.center_y, candidates.center_y - reached.low_y);
-    candidates.set_reach(1.4143f * Math::max(along_x, along_y));
-    own[lane] = 0;
-    __syncwarp();
-#pragma unroll 1
-    for (int first_row = cells.row_of(reached.low_y); first_row <= last_row; first_row += 32) {
-      // Each lane looks a row up. The places of the cells in all these stretches are numbered through, and taken 32 at
-      // a time.
-      const int rows = Math::min(last_row - first_row + 1, 32);
-      Range stretch{0, 0};
-      if (lane < rows) stretch = cells.stretch(first_row + lane, first_column, last_column);
-      const int total = __reduce_add_sync(~0u, stretch.size);
-      int row = 0, end = 0;  // where the numbers of the rows before this one end
-      int shift = 0;         // from a number of the last of these to the place
-      const auto place_of_number = [&](int from) {
-        const int number = Math::min(from + lane, total - 1);
-        int place = number + shift;
-#pragma unroll 1
-        while (end < Math::min(from + 32, total)) {
-          shift = __shfl_sync(~0u, stretch.first, row) - end;
-          if (number >= end) place = number + shift;
-          end += __shfl_sync(~0u, stretch.size, row++);
-        }
-        return place;
-      };
-#pragma unroll 1
-      for (int from = 0; from < total; from += 32 * candidates_at_once) {
-        int place[candidates_at_once];
-        Cells::Member its[candidates_at_once];
-#pragma unroll
-        for (int k = 0; k < candidates_at_once; ++k) {
-          place[k] = place_of_number(from + 32 * k);
-          its[k] = cells.at(place[k]);
-        }
-#pragma unroll
-        for (int k = 0; k < candidates_at_once; ++k) {
-          const bool taken = candidates.is_within(its[k].x, its[k].y, along_x, along_y) & its[k].is_candidate() &
-                             (from + 32 * k + lane < total);
-          const unsigned takers = __ballot_sync(~0u, taken);
-          const int candidate = size + __popc(takers & ((1u << lane) - 1));
-          if (taken && candidate >= 0 && candidate < Candidates::capacity) {
-            candidates.put(candidate, its[k].agent(), its[k].x, its[k].y);
-            if (static_cast<unsigned>(place[k] - first) < 32)
-              own[place[k] - first] = static_cast<std::uint8_t>(candidates.place_of(candidate));
-          }
-          size += __popc(takers);
-        }
-      }
-    }
-    candidates.size = Math::min(size, Candidates::capacity);
-    candidates.close(lane);
-    __syncwarp();
-    return size + skip;
-  }
-
-  // The largest of numbers that are not negative.
-  METHOD static float max_of_warp(float value) {
-    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(value)));
-  }
-
-  // Around those lanes of a warp that count.
-  METHOD static Box box_of_warp(float x, float y, bool counts) {
-    const unsigned at_x = ordered(x), at_y = ordered(y), least = counts ? 0 : ~0u;
-    return {
-        number_in_order(__reduce_min_sync(~0u, at_x | least)), number_in_order(__reduce_max_sync(~0u, at_x & ~least)),
-        number_in_order(__reduce_min_sync(~0u, at_y | least)), number_in_order(__reduce_max_sync(~0u, at_y & ~least))};
   }
 };

@@ -115,7 +115,7 @@ class Team : public TeamLanes {
 
   // The same for what lanes take part in as they have time.
   template <int agents = 32, class Part>
-  METHOD void in_helped_phase(Part part) const {
+  METHOD void in_helped_phase(const int*, Part part) const {
     in_phase(part);
   }
 

@@ -10,6 +10,8 @@
 // A kernel may be for several phases in succession: then the blocks of a team are a cluster, which waits in between.
 #pragma once
 
+#include <utility>
+
 #include "team_lanes.cuh"
 
 class Team : public TeamLanes {
@@ -126,30 +128,43 @@ class Team : public TeamLanes {
     synchronize();
   }
 
-  // The same for what warps take part in as they have time, wherever in_parts has something left. A part is to be as
-  // much work as the search of so many agents.
+  // The same for what warps of all blocks do, so many agents at a time: `left`, one of the words for results, says how
+  // many there are before the phase. The word behind it is free for the launch to use.
   template <int agents = 32, class Part>
-  METHOD void in_helped_phase(Part part) {
+  METHOD void in_helped_phase([[maybe_unused]] const int* left, Part part) {
 #ifdef __CUDA_ARCH__
-    if (first_ == counting) asm volatile("// searches in %0, parts of %1" ::"r"(phase_), "n"(agents));
+    if (first_ == counting)
+      asm volatile("// searches in %0, parts of %1, left in %2" ::"r"(phase_), "n"(agents),
+                   "r"(static_cast<int>(reinterpret_cast<const unsigned*>(left) - words_)));
 #endif
     if (is_current_phase() && active_) part();
     synchronize();
   }
 
+  // Calls visit(first) for the part that the launch has given to the warp. If it has given none, blocks play a copy
+  // each, and their warps share the parts.
+  template <int size = 32, class Visit>
+  METHOD void in_parts(int* left, int end, Visit visit) const {
+    if (part_ >= 0)
+      visit(size * part_);
+    else
+      TeamLanes::in_parts<size>(left, end, visit);
+  }
+
   // Calls visit(k) for k = 0, …, count - 1, none of which waits for what another one returns: in the same phases.
-  // `sums_apart`: they may make sums of the same copy.
+  // `sums_apart`: they may make sums of the same copy. Each k is a constant: a large function that is called for all of
+  // them would stay a call.
   template <int count, bool sums_apart = true, class Visit>
   METHOD void side_by_side(Visit visit) {
     const int first = phase_;
     int last = first;
     is_beside_others_ = sums_apart;
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
+    const auto visit_from_first = [&](auto k) {
       phase_ = first;
       visit(k);
       last = Math::max(last, phase_);
-    }
+    };
+    for_each_of(std::make_integer_sequence<int, count>{}, visit_from_first);
     const bool must_wait = phase_ < last && is_current_phase();
     phase_ = last;
     if (must_wait && is_current_phase()) wait_for_cluster();
@@ -163,8 +178,8 @@ class Team : public TeamLanes {
     return fresh_words<words>();
   }
 
-  // Sets sums[k] to the sum of the values before the k-th. Each block does so for a stretch of them, and adds up for
-  // itself those before.
+  // Sets sums[k] to the sum of the values before the k-th; the first of them is aligned to four. Each block does so for
+  // a stretch of them, and adds up for itself those before.
   METHOD void add_up(const int* values, int* sums, int count) {
     constexpr int threads = Geometry::threads;
     in_phase([&] {
@@ -172,7 +187,11 @@ class Team : public TeamLanes {
       const int start = Math::min(lane_ / threads * of_block, count), end = Math::min(start + of_block, count);
       int before = 0;
 #pragma unroll 4
-      for (int k = lane_ % threads; k < start; k += threads) before += values[k];
+      for (int k = lane_ % threads; k < start / 4; k += threads) {
+        const int4 some = reinterpret_cast<const int4*>(values)[k];
+        before += (some.x + some.y) + (some.z + some.w);
+      }
+      if (lane_ % threads < start % 4) before += values[start - 1 - lane_ % threads];
       before = sum_of_warps(__reduce_add_sync(~0u, before), Geometry::warps);
 #pragma unroll 1
       for (int first = start; first < end; first += threads) {
@@ -196,8 +215,14 @@ class Team : public TeamLanes {
   int phase_ = 0;    // the one that the code has come to
   unsigned* words_;  // memory of the team for results of reductions
   int words_in_use_ = 0;
+  int part_ = -1;  // that this warp takes, where warps belong to no copy
 
  private:
+  template <int... numbers, class Visit>
+  METHOD static void for_each_of(std::integer_sequence<int, numbers...>, Visit visit) {
+    (visit(std::integral_constant<int, numbers>{}), ...);
+  }
+
   template <int words>
   METHOD unsigned* fresh_words() {
     words_in_use_ = (words_in_use_ + words - 1) / words * words;  // pairs lie at even places

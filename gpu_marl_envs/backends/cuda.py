@@ -225,10 +225,12 @@ def _find_phases(assembler: str, env_id: str) -> dict[str, tuple[Phases, ...]]:
     for kernel in _kernels_of(assembler):
         for operation, *registers in re.findall(r"// (\w+) has (%r\d+) phases, (%r\d+) words", kernel):
             phases, its_words = (_constant(kernel, register) for register in registers)
-            playing, part = _parts_played(kernel)
-            if phases is None or its_words is None or None in playing or None in part:
+            playing, searches = _parts_played(kernel)
+            if phases is None or its_words is None or None in playing or None in searches:
                 continue
-            found[operation] = tuple(Phases(p, p + 1, 0 if p in playing else part.get(p, 0)) for p in range(phases))
+            found[operation] = tuple(
+                Phases(p, p + 1, *(() if p in playing else searches.get(p, ()))) for p in range(phases)
+            )
             words = max(words, its_words)
     if found.keys() != set(OPERATIONS):
         raise DeclarationError(
@@ -249,11 +251,11 @@ def _kernels_of(assembler: str) -> list[str]:
 
 def _searches_while_playing(assembler: str) -> bool:
     """Whether there is a phase in which warps search in some copies while blocks play others."""
-    return any(playing & part.keys() for playing, part in map(_parts_played, _kernels_of(assembler)))
+    return any(playing & searches.keys() for playing, searches in map(_parts_played, _kernels_of(assembler)))
 
 
-def _parts_played(kernel: str) -> tuple[set[int | None], dict[int | None, int]]:
-    """The phases in which blocks play a copy each, and those in which warps search, with the agents of a part.
+def _parts_played(kernel: str) -> tuple[set[int | None], dict[int | None, tuple[int, int]]]:
+    """The phases in which blocks play a copy each, and those in which warps search, with ``part`` and ``left``.
 
     None stands for one that cannot be read.
     """
@@ -264,8 +266,12 @@ def _parts_played(kernel: str) -> tuple[set[int | None], dict[int | None, int]]:
         return set(map(int, constants)) or {None}
 
     playing = set().union(*map(phases, re.findall(r"// plays in (%r\d+)", kernel)))
-    searches = re.findall(r"// searches in (%r\d+), parts of (\d+)", kernel)
-    return playing, {phase: int(size) for register, size in searches for phase in phases(register)}
+    searches: dict[int | None, tuple[int, int]] = {}
+    for found in re.finditer(r"// searches in (%r\d+), parts of (\d+), left in (%r\d+)", kernel):
+        words = re.findall(rf"^\s*mov\.\S+\s+{re.escape(found[3])}, (\S+);", kernel[: found.start()], re.MULTILINE)
+        word = int(words[-1]) if words and words[-1].isdecimal() else None
+        searches |= {None if word is None else phase: (int(found[2]), word or 0) for phase in phases(found[1])}
+    return playing, searches
 
 
 def _grouped(phases: dict[str, tuple[Phases, ...]]) -> dict[str, tuple[Phases, ...]]:
@@ -273,7 +279,7 @@ def _grouped(phases: dict[str, tuple[Phases, ...]]) -> dict[str, tuple[Phases, .
     grouped = {}
     for operation, single in phases.items():
         runs = [list(run) for _, run in groupby(single, key=lambda phase: phase.first if phase.part else -1)]
-        grouped[operation] = tuple(Phases(run[0].first, run[-1].end, run[0].part) for run in runs)
+        grouped[operation] = tuple(Phases(run[0].first, run[-1].end, run[0].part, run[0].left) for run in runs)
     return grouped
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from gpu_marl_envs.backends.search_memory import SearchMemory, align, candidates_bytes, cpu_search_memory, search_memory
+from gpu_marl_envs.backends.search_memory import SearchMemory, align, cpu_search_memory, looking_bytes, search_memory
 from gpu_marl_envs.spec import Environment
 
 WARP = 32
@@ -59,12 +59,13 @@ class Phases:
     """The phases of an operation from ``first`` up to ``end`` that one launch runs.
 
     In a single one, warps may search wherever something is left to do, ``part`` agents at a time; it is 0 where blocks
-    play a copy each.
+    play a copy each. The word ``left`` of a copy's results then says for how many agents.
     """
 
     first: int
     end: int
     part: int = 0
+    left: int = 0
 
 
 @dataclass(frozen=True)
@@ -377,7 +378,7 @@ def _row_stage(
     """
     for_candidates = 0
     if search.most_cells:
-        for_candidates = align((candidates_bytes(search.candidates, agents) + WARP) // 4, LINE_FLOATS)
+        for_candidates = align(looking_bytes(agents) // 4, LINE_FLOATS)
 
     def for_rows(rows: int) -> int:
         return align(-(-rows * longest_row * entry_bytes // 4), LINE_FLOATS) + LINE_FLOATS

@@ -17,13 +17,13 @@ _ENGINE = frozenset(
     observation_size observation_row observation_offset action_width action_count action_size action_slab action_index
     within_space episode seed is_over leave account forget_sums load_counters store_counters only_if any_active
     is_leader synchronize join each_staged_observation prepare neighbors gather load add_up tally those plays found_by
-    rows_of_part is_candidate is_somewhere write_list box_of_warp max_of_warp sum_tree sum_parts least_of_warp
-    search_in_cells searches_in_cells sort_into_cells list_nearest list_nearest_together list_in_cells nearest_of_part
-    use_memory most_of observe_in_cells longest_row arguments visit first_distance_around in_parts in_phase
-    in_helped_phase is_own_phase counting each_chosen each_in_cells left_at parts_of others_at_once
-    wait_for_cluster is_some_left loaded_at_once prefetch_ends is_task_of_warps has_stage
+    rows_of_part is_candidate is_somewhere write_list sum_tree sum_parts least_of_warp
+    search_in_cells searches_in_cells sort_into_cells list_nearest list_nearest_together list_in_cells
+    use_memory most_of observe_in_cells longest_row arguments visit in_parts in_phase
+    in_helped_phase is_own_phase counting each_chosen each_in_cells parts_of others_at_once
+    wait_for_cluster loaded_at_once prefetch_ends is_task_of_warps has_stage
     side_by_side zeroed_words raise_to sum_up_to sum_of_warps is_current_phase clear_words each_own each_of_mine
-    allowed masks_actions any_masks most_choices write_masks
+    allowed masks_actions any_masks most_choices write_masks lost
     """.split()
 )
 # What layouts keep beside the state fields, by name as well.
@@ -38,10 +38,10 @@ _CPP = frozenset(
 )
 _TYPES = frozenset(
     """
-    Arguments Autoreset Bfloat16 Box ByGroup Candidates CellGrid CellSorter Cells Declared DeviceCopy Environment
-    Episode FixedRange Float16 Geometry HostCopy Math MostOf Nearest NeighborIndex Observation ObservationRow Pair
-    PhiloxBlock Pool Random Range Record Rows Rules Search SearchAlone SearchDone SearchInCells SearchLoaded
-    SearchMemory SearchNearby Searcher Team TeamCopy TeamLanes
+    Arguments Autoreset Bfloat16 ByGroup Candidates CellGrid CellLayout CellSorter Cells Declared DeviceCopy
+    Environment Episode FixedRange Float16 Geometry HostCopy Math MostOf Nearest NeighborIndex Observation
+    ObservationRow Pair PhiloxBlock Pool Random Range Record Rows Rules Search SearchAlone SearchDone SearchInCells
+    SearchInRows SearchLoaded SearchMemory SearchNearby Searcher Team TeamCopy TeamLanes
     """.split()
 )
 # Arguments of make_batched and of the PettingZoo constructors, which take parameters by name beside them.

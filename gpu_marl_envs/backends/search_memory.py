@@ -9,6 +9,7 @@ from gpu_marl_envs.spec import Environment
 
 MOST_CANDIDATES = 176  # agents that are searched for neighbours without sorting them into cells
 MOST_CPU_CANDIDATES = 64  # the same on a CPU
+LOOKED_AT_ONCE = 16  # agents in cells, some of them behind the last that counts
 LONGEST_LIST = 30  # nearest agents that are sorted in registers
 
 
@@ -49,9 +50,9 @@ def search_memory(environment: Environment, *, staged: bool) -> SearchMemory:
     list_bytes = align(_index_bytes(agents) * entries, 4)
     most_cells, agents_per_cell, positions_at, cells_bytes = 0, 1.0, 0, 0
     if agents > MOST_CANDIDATES:
-        most_cells, agents_per_cell = _cells(agents, neighbors)
+        most_cells, agents_per_cell = _cells(agents, max(neighbors, 5) / 10)
         positions_at = align(4 * (8 + most_cells + 4 + (agents if staged else 0)), 16)
-        cells_bytes = positions_at + (8 if staged else 16) * agents
+        cells_bytes = positions_at + (8 if staged else 16) * (agents + LOOKED_AT_ONCE - 1)
     lists_at = align(max(gathered_bytes, cells_bytes), 16)
     return SearchMemory(
         candidates=candidates,
@@ -61,7 +62,7 @@ def search_memory(environment: Environment, *, staged: bool) -> SearchMemory:
         positions_at=positions_at,
         lists_at=lists_at,
         list_bytes=list_bytes,
-        size=align(lists_at + agents * list_bytes, 16),
+        size=align(lists_at + agents * max(list_bytes, 8 if most_cells else 0), 16),  # those in cells, and their ranks
     )
 
 
@@ -70,7 +71,7 @@ def cpu_search_memory(environment: Environment) -> SearchMemory:
     agents, neighbors = environment.num_agents, environment.neighbors()
     if neighbors == 0 or agents <= MOST_CPU_CANDIDATES:
         return SearchMemory()
-    most_cells, agents_per_cell = _cells(agents, neighbors)
+    most_cells, agents_per_cell = _cells(agents, max(neighbors, 3) / 2.5)  # five around one hold twice as many
     room = agents + align(neighbors + 4, 16) + 16  # as in cuda_src/engine/search_nearby.cuh
     return SearchMemory(
         candidates=MOST_CPU_CANDIDATES,
@@ -80,12 +81,8 @@ def cpu_search_memory(environment: Environment) -> SearchMemory:
     )
 
 
-def _cells(agents: int, neighbors: int) -> tuple[int, float]:
-    """Most cells for so many agents, and how many a cell is to hold.
-
-    A circle of two cell widths then holds more than twice as many agents as are looked for.
-    """
-    agents_per_cell = max(neighbors, 3) / 2.5
+def _cells(agents: int, agents_per_cell: float) -> tuple[int, float]:
+    """Most cells for so many agents, and how many a cell is to hold."""
     return math.ceil(agents / agents_per_cell) + 1, agents_per_cell
 
 
@@ -93,6 +90,11 @@ def candidates_bytes(candidates: int, agents: int) -> int:
     """Shared memory for some candidates of so many agents; see ``bytes`` in cuda_src/engine/candidates_cuda.cuh."""
     places = 4 * 32 + 1 if candidates <= 112 else 6 * 33 + 1
     return align(16 * candidates + (8 + _index_bytes(agents)) * places, 16)
+
+
+def looking_bytes(agents: int) -> int:
+    """Shared memory of a warp that looks for neighbours in cells; see ``bytes`` in search_in_rows_cuda.cuh."""
+    return 32 * (4 * 3 + _index_bytes(agents) * (2 * 8 + 16))
 
 
 def _index_bytes(agents: int) -> int:

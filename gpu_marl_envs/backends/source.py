@@ -106,7 +106,7 @@ def _phases(layout: Layout) -> list[str]:
     if not layout.phases:
         return [f"COUNT_PHASES({operation})" for operation in OPERATIONS]
     return [
-        f"SEARCHING_PHASE({operation}, {phases.first}, {phases.part})"
+        f"SEARCHING_PHASE({operation}, {phases.first}, {phases.part}, {phases.left})"
         if phases.part
         else f"PHASES({operation}, {phases.first}, {phases.end})"
         for operation, launches in layout.phases.items()
