@@ -216,6 +216,8 @@ def test_phases_are_counted_where_they_are_constants() -> None:
     )
     found = cuda._find_phases(searching, "some-v0")["step"]
     assert found == (*single[:3], layouts.Phases(3, 4, 32, 6), single[4])
+    other = "mov.u32 %r5, 14;\n // searches in %r3, parts of 32, left in %r5\n mov.u32 %r2"
+    assert cuda._find_phases(searching.replace("mov.u32 %r2", other), "some-v0")["step"] == single  # not in one word
     playing_too = searching.replace(" mov.u32 %r2", " // plays in %r3\n mov.u32 %r2")
     assert cuda._find_phases(playing_too, "some-v0")["step"] == single
     assert cuda._searches_while_playing(playing_too) and not cuda._searches_while_playing(searching)

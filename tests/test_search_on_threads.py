@@ -29,6 +29,7 @@ FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-fu
         (320, 320, 1, "alone"),  # with less cells than it wants
         pytest.param(320, 320, 4, "alone", marks=pytest.mark.slow),
         (300, 300, 10, "visited"),
+        (300, 290, 15, "visited"),
         (300, 300, 10, "visited in phases"),
         (250, 100, 1, "listed in phases"),
         (320, 320, 4, "alone in phases"),

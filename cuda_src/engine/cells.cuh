@@ -26,7 +26,6 @@ struct CellGrid {
     return {first, start[lowest + last_column - first_column + 1] - first};
   }
 
-  METHOD int end_of_row(int row) const { return start[(row + 1) * columns]; }
   METHOD float height() const { return 1.0f / per_height; }
 
   // Agents of a cell are no farther apart along its row, whatever was rounded.

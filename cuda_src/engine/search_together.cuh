@@ -2,8 +2,8 @@
 //
 // With few agents to choose from, everyone looks at each. With up to 176, the eligible ones are first brought
 // together in shared memory (candidates_cuda.cuh). With more, all agents are sorted into cells (cells_cuda.cuh), and
-// warps take 32 neighbours at a time: their candidates are those in a window of cells around them, the same for all
-// lanes.
+// warps take 32 at a time, in the order of the cells: each lane looks at those around its agent
+// (search_in_rows_cuda.cuh).
 #pragma once
 
 #include "candidates_cuda.cuh"
@@ -326,6 +326,7 @@ class Searcher : public CellSorter {
     search_in_cells(
         search, asks, others, announce,
         [&](int i, const Nearest<K>& found) {
+          __syncwarp();  // whoever is still looking has its own in this memory
           write_list(lists, lane_ % 32, found);
           __syncwarp();
           visit(i, SearchLoaded<K>{lists});

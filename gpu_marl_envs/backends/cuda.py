@@ -257,7 +257,7 @@ def _searches_while_playing(assembler: str) -> bool:
 def _parts_played(kernel: str) -> tuple[set[int | None], dict[int | None, tuple[int, int]]]:
     """The phases in which blocks play a copy each, and those in which warps search, with ``part`` and ``left``.
 
-    None stands for one that cannot be read.
+    Where copies search in different ways, blocks play them as well. None stands for a phase that cannot be read.
     """
 
     def phases(register: str) -> set[int | None]:
@@ -270,7 +270,10 @@ def _parts_played(kernel: str) -> tuple[set[int | None], dict[int | None, tuple[
     for found in re.finditer(r"// searches in (%r\d+), parts of (\d+), left in (%r\d+)", kernel):
         words = re.findall(rf"^\s*mov\.\S+\s+{re.escape(found[3])}, (\S+);", kernel[: found.start()], re.MULTILINE)
         word = int(words[-1]) if words and words[-1].isdecimal() else None
-        searches |= {None if word is None else phase: (int(found[2]), word or 0) for phase in phases(found[1])}
+        for phase in {None} if word is None else phases(found[1]):
+            search = int(found[2]), word or 0
+            if searches.setdefault(phase, search) != search:  # another search, of copies that do something else
+                playing.add(phase)
     return playing, searches
 
 

@@ -58,8 +58,8 @@ TARGET_SHARED_BYTES = 48 * 1024  # of a block whose warps play several copies: f
 class Phases:
     """The phases of an operation from ``first`` up to ``end`` that one launch runs.
 
-    In a single one, warps may search wherever something is left to do, ``part`` agents at a time; it is 0 where blocks
-    play a copy each. The word ``left`` of a copy's results then says for how many agents.
+    In a single one, warps may search in all copies, ``part`` agents at a time; it is 0 where blocks play a copy each.
+    The word ``left`` of a copy's results says how many agents there are to search for in it.
     """
 
     first: int
@@ -373,12 +373,12 @@ def _row_stage(
 ) -> tuple[int, int]:
     """Lanes that write an observation together, and the memory that a warp has for its rows, in words.
 
-    Rows are shifted to lie as far off a line as in device memory. Between observations, the memory holds a warp's
-    candidates, and a byte of each lane, where agents are sorted into cells.
+    Rows are shifted to lie as far off a line as in device memory. Between observations, the memory holds what a
+    warp has to remember as it looks for neighbours, where agents are sorted into cells.
     """
-    for_candidates = 0
+    for_search = 0
     if search.most_cells:
-        for_candidates = align(looking_bytes(agents) // 4, LINE_FLOATS)
+        for_search = align(looking_bytes(agents) // 4, LINE_FLOATS)
 
     def for_rows(rows: int) -> int:
         return align(-(-rows * longest_row * entry_bytes // 4), LINE_FLOATS) + LINE_FLOATS
@@ -392,10 +392,10 @@ def _row_stage(
         floats = align((WARP // row_lanes * row_bytes + WARP * search.list_bytes) // 4, LINE_FLOATS)
     else:
         row_lanes = 2 if search.candidates else 1
-        if search.most_cells and for_rows(WARP // row_lanes) > for_candidates:
+        if search.most_cells and for_rows(WARP // row_lanes) > for_search:
             row_lanes = 4
         floats = for_rows(WARP // row_lanes)
-    return row_lanes, max(floats, for_candidates)
+    return row_lanes, max(floats, for_search)
 
 
 def _warps_of_resident_blocks(warps: int, unit_bytes: int, warp_bytes: int) -> int:

@@ -23,7 +23,8 @@ _ENGINE = frozenset(
     in_helped_phase is_own_phase counting each_chosen each_in_cells parts_of others_at_once
     wait_for_cluster loaded_at_once prefetch_ends is_task_of_warps has_stage
     side_by_side zeroed_words raise_to sum_up_to sum_of_warps is_current_phase clear_words each_own each_of_mine
-    allowed masks_actions any_masks most_choices write_masks lost
+    allowed masks_actions any_masks most_choices write_masks lost for_each_of
+    fresh_words fresh_scratch for_warps sum_of_warp
     """.split()
 )
 # What layouts keep beside the state fields, by name as well.
