@@ -8,11 +8,15 @@
 #include "portable.cuh"
 #include "range.cuh"
 
-struct CellGrid {
-  int* start;  // [rows * columns + 1] where each cell's agents start
+// Which cells there are.
+struct CellShape {
   int columns, rows;
   float low_x, low_y;  // corner of the first cell
   float per_width, per_height;
+};
+
+struct CellGrid : CellShape {
+  int* start;  // [rows * columns + 1] where each cell's agents start
 
   // These do not decrease as the position increases.
   METHOD int column_of(float at_x) const { return index(at_x, low_x, per_width, columns); }

@@ -186,9 +186,7 @@ class CellSorter : public Team {
       if (lane_ == 0) {
         cells.start[number] = cells.size;
         *cells.left = work(cells);
-        if constexpr (Geometry::phased)
-          *layout = {cells.columns,   cells.rows,       cells.low_x,  cells.low_y,
-                     cells.per_width, cells.per_height, cells.asking, cells.lost};
+        if constexpr (Geometry::phased) *layout = {cells, cells.asking, cells.lost};
       }
       each_member([&](int first, const Members& some) {
         int place[taken_at_once];
@@ -202,12 +200,7 @@ class CellSorter : public Team {
       });
     });
     if constexpr (Geometry::phased) {  // whoever searches finds it there
-      cells.columns = layout->columns;
-      cells.rows = layout->rows;
-      cells.low_x = layout->low_x;
-      cells.low_y = layout->low_y;
-      cells.per_width = layout->per_width;
-      cells.per_height = layout->per_height;
+      static_cast<CellShape&>(cells) = layout->shape;
       cells.asking = layout->asking;
       cells.lost = layout->lost;
     }
@@ -216,8 +209,7 @@ class CellSorter : public Team {
 
  private:
   struct CellLayout {
-    int columns, rows;
-    float low_x, low_y, per_width, per_height;
+    CellShape shape;
     int asking, lost;
   };
 

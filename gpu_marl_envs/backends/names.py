@@ -39,10 +39,10 @@ _CPP = frozenset(
 )
 _TYPES = frozenset(
     """
-    Arguments Autoreset Bfloat16 ByGroup Candidates CellGrid CellLayout CellSorter Cells Declared DeviceCopy
-    Environment Episode FixedRange Float16 Geometry HostCopy Math MostOf Nearest NeighborIndex Observation
-    ObservationRow Pair PhiloxBlock Pool Random Range Record Rows Rules Search SearchAlone SearchDone SearchInCells
-    SearchInRows SearchLoaded SearchMemory SearchNearby Searcher Team TeamCopy TeamLanes
+    Arguments Autoreset Bfloat16 ByGroup Candidates CellGrid CellLayout CellShape CellSorter Cells Declared
+    DeviceCopy Environment Episode FixedRange Float16 Geometry HostCopy Math MostOf Nearest NeighborIndex
+    Observation ObservationRow Pair PhiloxBlock Pool Random Range Record Rows Rules Search SearchAlone SearchDone
+    SearchInCells SearchInRows SearchLoaded SearchMemory SearchNearby Searcher Team TeamCopy TeamLanes
     """.split()
 )
 # Arguments of make_batched and of the PettingZoo constructors, which take parameters by name beside them.
