@@ -232,6 +232,7 @@ struct Geometry {
   static constexpr int neighbors = NEIGHBORS, longest_list = LONGEST_LIST, scratch_words = 512;
   static constexpr int candidates = CANDIDATES, most_cells = MOST_CELLS, positions_at = POSITIONS_AT,
                        lists_at = LISTS_AT, warp_stage_floats = WARP_STAGE_FLOATS;
+  static constexpr int carried = CARRIED, vicinity_at = VICINITY_AT, vicinity_bytes = VICINITY_BYTES;
   static constexpr float agents_per_cell = AGENTS_PER_CELL;
   static constexpr bool staged = !VISITED && !PHASED, phased = PHASED, grouped = false;
 };
@@ -259,6 +260,15 @@ static Answer answer[NUM_AGENTS];
 static std::atomic<int> visits[NUM_AGENTS];
 static std::atomic<bool> announced[NUM_AGENTS];
 
+// What is sorted with the agents.
+static unsigned state_of(int i, int k) { return 1000003u * static_cast<unsigned>(i) + k; }
+
+static bool has_state(SortedAgent agent, int i) {
+  for (int k = 0; k < CARRIED; ++k)
+    if (agent.word(SortedAgent::fields_at + k) != state_of(i, k)) return false;
+  return agent == i;
+}
+
 static float value[NUM_AGENTS];
 
 // What reductions over a part of the agents are.
@@ -275,9 +285,9 @@ static Totals totals;
 constexpr FixedRange<5, NUM_AGENTS - 9> some{};
 
 #if PHASED
-constexpr int SEARCHING = 4;                       // the phase in which warps search
-constexpr int LEFT = 6;                            // the word that says how much there is to do
-constexpr int PART = VISITED || LISTED ? 32 : 64;  // agents that a warp takes at a time
+constexpr int SEARCHING = 5;                        // the phase in which warps search
+constexpr int LEFT = 6;                             // the word that says how much there is to do
+constexpr int PART = VISITED || LISTED ? 32 : 128;  // agents that a warp takes at a time
 #endif
 
 // How many blocks play the lanes' part of a phase. Where warps search, there is a warp for each part of what is left.
@@ -315,17 +325,26 @@ struct Lane : Searcher {
     if constexpr (VISITED) {
       search_in_cells(
           what, asks, NUM_AGENTS,
+          [](int j, int nth, std::uint32_t* word) {
+            for (int k = 0; k < CARRIED; ++k)
+              if (nth == (SortedAgent::fields_at + k) / 4) word[(SortedAgent::fields_at + k) % 4] = state_of(j, k);
+          },
           [](int i) {
             if (i >= 0) announced[i] = true;
           },
-          [&](int i, const Nearest<K>& found) {
-            if (i >= 0 && announced[i]) note(i, found);
+          [&](int i, int place, const Nearest<K>& found, const auto& cells) {
+            if (i < 0 || !announced[i]) return;
+            note(i, cells.agents(found));
+            bool is_right = has_state({cells.records(), place}, i);
+            for (int k = 0; k < found.found; ++k)
+              is_right &= has_state({cells.records(), found.index[k]}, answer[i].agent[k]);
+            if (!is_right) ++visits[i];
           },
-          [&](int first, bool some_are_lost) {
+          [&](int first, const auto& cells) {
             const int i = first + lane_ % 32;
             Nearest<K> nobody;
             nobody.found = 0;
-            if (i < NUM_AGENTS && !(asks(i) && (!some_are_lost || is_somewhere(what, i)))) note(i, nobody);
+            if (i < NUM_AGENTS && !(asks(i) && (cells.lost == 0 || is_somewhere(what, i)))) note(i, nobody);
           });
     } else {
       constexpr Range all{0, NUM_AGENTS};

@@ -134,12 +134,14 @@ def test_launches_go_to_and_fro_where_the_cache_holds_the_state(env_id: str, num
         ("probe-v0", {"num_many": 5000, "neighbors_observed": 12, "autoreset_mode": "DISABLED"}),
         ("tag_continuous-v0", CROWD),
         ("tag_continuous-v0", {**CROWD, "autoreset_mode": "NEXT_STEP"}),
-        ("tag_continuous-v0", {**CROWD, "num_taggers": 100, "num_runners": 3400}),  # so few are brought together
+        ("tag_continuous-v0", {**CROWD, "num_taggers": 100, "num_runners": 3400}),  # few taggers, in cells of their own
         ("tag_continuous-v0", {**CROWD, "obs_dtype": torch.bfloat16}),
         ("tag_gridworld-v0", {"num_taggers": 30_000, "use_full_observation": False}),
+        ("seekers-v0", {"num_hiders": 5000, "neighbors_observed": 5, "within": 0.02}),
     ],
 )
 @pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.usefixtures("seekers")
 def test_copies_played_phase_by_phase_agree_with_the_cpu(
     monkeypatch: pytest.MonkeyPatch, env_id: str, params: dict[str, Any], grouped: bool
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from environments.corridor import Corridor
 from environments.probe import Probe
+from environments.seekers import Seekers
 from gymnasium.vector import AutoresetMode
 
 from gpu_marl_envs import registry
@@ -40,6 +41,7 @@ CROWDS: dict[str, list[dict[str, Any]]] = {
     "simple_spread-v3": [{"N": 60}],
     "corridor-v0": [{"num_walkers": 60}],
     "probe-v0": [{"num_many": 60}, {"num_many": 200, "neighbors_observed": 70}],
+    "seekers-v0": [{"num_hiders": 5000}],
 }
 
 
@@ -60,7 +62,7 @@ needs_nvcc = pytest.mark.skipif(not _has_nvcc(), reason="there is no nvcc on thi
     ("declaration", "architecture"),
     [
         pytest.param(declaration, architecture, id=f"{declaration.id}-{architecture}")
-        for declaration in [*map(registry.get, registry.ids()), Probe, Corridor]
+        for declaration in [*map(registry.get, registry.ids()), Probe, Corridor, Seekers]
         for architecture in SHARED_LIMITS
         if architecture == "sm_90" or declaration.id in CROWDS
     ],

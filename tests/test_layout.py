@@ -12,7 +12,7 @@ from gpu_marl_envs.backends.layout import (
     MOST_GROUPED_AGENTS,
     MOST_PHASED_AGENTS,
     MOST_STATIC_BYTES,
-    SEARCHING_WARPS,
+    SECTOR_BYTES,
     WARP,
     Layout,
     cuda_layout,
@@ -52,11 +52,11 @@ def test_lists_lie_behind_candidates_and_cells(agents: int, neighbors: int) -> N
     search = layout.search
     assert search.lists_at >= candidates_bytes(search.candidates, agents) + 2 * agents + 64
     if search.most_cells:
-        numbers, position_bytes = (agents, 8) if layout.staged else (0, 16)  # of agents, or with their positions
-        assert search.positions_at >= 4 * (8 + search.most_cells + 4 + numbers)
-        assert search.positions_at % position_bytes == 0
+        number_bytes, position_bytes = (2, 8) if layout.staged else (0, 32)  # or with all that is known of an agent
+        assert search.positions_at >= 4 * (8 + search.most_cells + 4) + number_bytes * agents
+        assert (layout.offsets["search"] + search.positions_at) % position_bytes == 0
         assert search.lists_at >= search.positions_at + position_bytes * (agents + 15)  # 16 are looked at together
-        assert 4 * search.most_cells <= search.lists_at - (search.positions_at - 4 * numbers)  # counts, where agents go
+        assert 4 * search.most_cells <= search.lists_at - search.positions_at  # counts, where agents go
         assert search.size >= search.lists_at + 8 * agents  # who is in cells, and as which of them
     entries = min(neighbors, search.longest_list) + 1
     assert search.size >= search.lists_at + (2 if agents < 0xFFFF else 4) * agents * entries
@@ -72,12 +72,14 @@ def test_a_warp_has_room_for_its_rows_and_to_look_around(agents: int, full: bool
     elif layout.rows_staged:
         assert layout.warp_stage_floats >= WARP // layout.row_lanes * row + LINE_FLOATS - 1
     if layout.rows_staged and layout.row_lanes < WARP and layout.search.most_cells and not layout.staged:
-        room = -(-(row + LINE_FLOATS - 1) // 4) * 4  # wherever it starts in a line
+        room = -(-(row + SECTOR_BYTES // 4 - 1) // 4) * 4  # wherever it starts in a sector
         lists = WARP * layout.search.list_bytes // 4
-        assert layout.warp_stage_floats >= WARP // layout.row_lanes * room + lists
+        assert layout.vicinity_at >= 4 * (WARP // layout.row_lanes * room + lists)
     if layout.search.most_cells:
         place_bytes = 2 if agents < 0xFFFF else 4
-        assert 4 * layout.warp_stage_floats >= WARP * (3 * 4 + (2 * 8 + 16) * place_bytes)
+        assert layout.vicinity_at >= WARP * (3 * 4 + (2 * 8 + 32) * place_bytes)
+        assert 4 * layout.warp_stage_floats >= layout.vicinity_at + layout.search.vicinity_bytes
+        assert layout.search.vicinity_bytes >= (0 if layout.staged else 3 * (32 + 16) * 8)
     assert layout.warp_stage_floats % LINE_FLOATS == 0 and layout.unit_bytes % (4 * LINE_FLOATS) == 0
 
 
@@ -89,6 +91,24 @@ def test_warps_that_search_in_cells_share_the_agents_evenly(agents: int, warps: 
 @pytest.mark.parametrize("agents", [193, 500, 930, 960, 1000, 1024])
 def test_two_blocks_that_search_in_cells_fit_on_a_multiprocessor(agents: int) -> None:
     assert _layout(agents, SHARED_LIMITS[-1]).resident_blocks == 2
+
+
+@pytest.mark.parametrize(("agents", "lanes"), [(300, 2), (500, 2), (1000, 2), (1024, 4), (2000, 4)])
+def test_two_lanes_share_a_row_where_that_leaves_room_for_two_blocks(agents: int, lanes: int) -> None:
+    assert _layout(agents, SHARED_LIMITS[-1]).row_lanes == lanes
+
+
+@pytest.mark.parametrize(("agents", "neighbors", "warps"), [(20_000, 18, 4), (100_000, 10, 4), (100_000, 18, 2)])
+def test_fewer_warps_of_a_block_search_where_each_needs_much_memory(agents: int, neighbors: int, warps: int) -> None:
+    layout = _layout(agents, SHARED_LIMITS[-1], neighbors)
+    assert layout.phased and layout.searching_warps == warps
+    assert 4 * warps * layout.warp_stage_floats <= MOST_STATIC_BYTES
+
+
+def test_fields_of_agents_are_sorted_with_them_where_they_lie_in_device_memory() -> None:
+    in_place, staged = (_layout(agents, SHARED_LIMITS[-1]).search for agents in (20_000, 1000))
+    assert in_place.carried == ("x", "y", "speed", "direction", "acceleration") and staged.carried == ()
+    assert _layout(20_000, SHARED_LIMITS[-1], 30).search.carried == ()  # warps that search do not write such long rows
 
 
 @pytest.mark.parametrize("agents", [33, 100, 300, 1000, 1500])
@@ -133,7 +153,7 @@ def test_many_large_copies_are_played_phase_by_phase(num_envs: int, agents: int)
     most = MOST_GROUPED_AGENTS if layout.grouped else MOST_PHASED_AGENTS
     assert agents / most <= layout.lanes < agents + layout.blocks * layout.threads
     assert layout.blocks == 8 if layout.grouped else layout.threads == 128
-    assert 4 * SEARCHING_WARPS * layout.warp_stage_floats <= MOST_STATIC_BYTES
+    assert 4 * layout.searching_warps * layout.warp_stage_floats <= MOST_STATIC_BYTES
     assert layout.scratch_bytes >= 4 * (-(-agents // WARP) + 2)  # the sums of two groups lie side by side
     assert not cuda_layout(environment, SHARED_LIMITS[-1], num_envs, hopper=False).phased
     assert cuda_layout(environment, SHARED_LIMITS[-1], 1).phased == (agents >= FEWEST_PHASED_AGENTS)

@@ -65,6 +65,9 @@ def test_lanes_find_together_what_each_finds_alone(
         "AGENTS_PER_CELL": f"{search.agents_per_cell!r}f",
         "POSITIONS_AT": search.positions_at,
         "LISTS_AT": search.lists_at,
+        "CARRIED": len(search.carried),
+        "VICINITY_AT": layout.vicinity_at,
+        "VICINITY_BYTES": search.vicinity_bytes,
         "WARP_STAGE_FLOATS": layout.warp_stage_floats,
         "SEARCH_BYTES": search.size,
     }

@@ -2,14 +2,16 @@
 #pragma once
 
 #include "cells.cuh"
+#include "field.cuh"
 #include "nearest.cuh"
 #include "ordered.cuh"
 #include "portable.cuh"
 
 constexpr int at_once = Geometry::staged ? 1 : 4;  // agents that a lane loads before it looks at the first
 
-// Agents in the order of their cells. In device memory all that is known about one lies side by side, in shared memory
-// it takes as little as may be.
+// Agents in the order of their cells. In device memory all that is known about one lies side by side, with what is
+// observed of it if `with_state`; in shared memory it takes as little as may be.
+template <bool with_state>
 struct Cells : CellGrid {
   // An agent in a cell.
   struct alignas(16) Member {
@@ -17,7 +19,7 @@ struct Cells : CellGrid {
     int who;  // its number, with marks
     int unused = 0;
 
-    METHOD int agent() const { return who & (silent - 1); }
+    METHOD int agent() const { return agent_of(who); }
     METHOD bool is_candidate() const { return (who & bystander) == 0; }
     METHOD bool asks() const { return (who & silent) == 0; }
   };
@@ -25,35 +27,78 @@ struct Cells : CellGrid {
   static constexpr int silent = 1 << 29;     // marks who does not ask
   static constexpr int bystander = 1 << 30;  // and who is no candidate
   static constexpr bool together = !Geometry::staged;
+  static constexpr int pieces = with_state ? SortedAgent::pieces : 1;  // of 16 bytes
+
+  METHOD static int agent_of(int who) { return who & (silent - 1); }
+
+  // Marks and a number in half the room.
+  using Who = std::uint16_t;
+  static constexpr int mark_shift = 15;
+  static_assert(together || Geometry::num_agents < silent >> mark_shift, "marks are above a number");
 
   float2* position_of;  // [size] unless they lie together
-  int* who_is_at;       // [size] unless they lie together
-  Member* member;       // [size] if they do
+  Who* who_is_at;       // [size] unless they lie together
+  Member* member;       // [size, pieces] if they do
   int size;
   int asking;  // how many of them ask
   int lost;    // how many others ask, who are nowhere; in phases only
   int* left;   // of what warps have to do, see in_parts
 
   METHOD Member at(int place) const {
-    if constexpr (together) return member[place];
-    return {position_of[place].x, position_of[place].y, who_is_at[place]};
+    if constexpr (together) return *record(place);
+    const int who = who_is_at[place], marks = (who << mark_shift) & (silent | bystander);
+    return {position_of[place].x, position_of[place].y, (who & ((silent >> mark_shift) - 1)) | marks};
   }
 
+  METHOD const Member* record(int place) const { return member + pieces * place; }
+  METHOD const uint4* records() const { return reinterpret_cast<const uint4*>(member); }
+
   METHOD float2 position(int place) const {
-    if constexpr (together) return *reinterpret_cast<const float2*>(member + place);
+    if constexpr (together) return *reinterpret_cast<const float2*>(record(place));
     return position_of[place];
   }
 
-  METHOD int agent(int place) const { return (together ? member[place].who : who_is_at[place]) & (silent - 1); }
+  METHOD int agent(int place) const {
+    if constexpr (together) return agent_of(record(place)->who);
+    return who_is_at[place] & ((silent >> mark_shift) - 1);
+  }
+
+  // The numbers of those who have been found at some places.
+  template <int K>
+  METHOD Nearest<K> agents(Nearest<K> found) const {
+#pragma unroll(unrolled(K))
+    for (int k = 0; k < K; ++k) found.index[k] = agent(found.index[k]);
+    return found;
+  }
 
   // Who is no candidate is put infinitely far away.
   METHOD void put(int place, Member value) const {
     if (!value.is_candidate()) value.y = Math::infinity;
     if constexpr (together) {
-      member[place] = value;
+      member[pieces * place] = value;
     } else {
       position_of[place] = {value.x, value.y};
-      who_is_at[place] = value.who;
+      who_is_at[place] = static_cast<Who>(value.agent() | (value.who & (silent | bystander)) >> mark_shift);
+    }
+  }
+
+  // The same with the member's state, for all lanes of a warp; the place is negative for those without one. Two lanes
+  // write the record of one and then of the other, a piece each, since the second-level cache takes as long for a part
+  // of a sector as for all of it. carry(j, nth, word) sets the words of the nth piece that tell of agent j's state.
+  template <class Carry>
+  METHOD void put_with_state(int place, Member value, int j, Carry carry) const {
+    if (!value.is_candidate()) value.y = Math::infinity;
+    static_assert(SortedAgent::pieces == 2, "one for each of two lanes");
+    const int nth = static_cast<int>(threadIdx.x) & 1;
+#pragma unroll
+    for (int turn = 0; turn < 2; ++turn) {
+      const int lane = (static_cast<int>(threadIdx.x) & 30) + turn, its_place = __shfl_sync(~0u, place, lane);
+      std::uint32_t word[4] = {__float_as_uint(__shfl_sync(~0u, value.x, lane)),
+                               __float_as_uint(__shfl_sync(~0u, value.y, lane)),
+                               static_cast<std::uint32_t>(__shfl_sync(~0u, value.who, lane)), 0};
+      carry(__shfl_sync(~0u, j, lane), nth, word);
+      if (its_place >= 0)
+        reinterpret_cast<uint4*>(member)[pieces * its_place + nth] = {word[0], word[1], word[2], word[3]};
     }
   }
 };
@@ -64,10 +109,12 @@ class CellSorter : public Team {
   unsigned char* search_memory_;  // of the team
 
   // Sorts the candidates and who asks, looking for both in the range `all`, into cells of about so many, or of more if
-  // there is no memory for these. Warps then have work(cells) to do.
-  template <class Search, class Agents, class Asks, class Work>
-  METHOD Cells sort_into_cells(const Search& search, Agents all, float per_cell, float height_per_width, Asks asks,
-                               Work work) {
+  // there is no memory for these. Warps then have work(cells) to do. `with_state` adds what `carry` tells of each,
+  // where members lie together.
+  template <bool with_state, class Search, class Agents, class Asks, class Carry, class Work>
+  METHOD auto sort_into_cells(const Search& search, Agents all, float per_cell, float height_per_width, Asks asks,
+                              [[maybe_unused]] Carry carry, Work work) {
+    using Cells = ::Cells<with_state>;
     Cells cells;
     // The largest of -x, x, -y, y; members; who of them asks; what is left to do, and a word for the launch; who is
     // lost.
@@ -76,13 +123,13 @@ class CellSorter : public Team {
     [[maybe_unused]] auto* layout = reinterpret_cast<CellLayout*>(search_memory_);
     cells.left = reinterpret_cast<int*>(bounds + 6);
     cells.start = reinterpret_cast<int*>(search_memory_) + 8;
-    cells.who_is_at = cells.start + Geometry::most_cells + 4;
+    cells.who_is_at = reinterpret_cast<typename Cells::Who*>(cells.start + Geometry::most_cells + 4);
     cells.position_of = reinterpret_cast<float2*>(search_memory_ + Geometry::positions_at);
-    cells.member = reinterpret_cast<Cells::Member*>(cells.position_of);
+    cells.member = reinterpret_cast<typename Cells::Member*>(cells.position_of);
     // Calls visit(members) for a few of the range at once, without branches, so that their memory is waited for
     // together; `who` is negative where there is none. All lanes of a warp take part.
     constexpr int taken_at_once = loaded_at_once<Agents>();
-    using Members = Cells::Member[taken_at_once];
+    using Members = typename Cells::Member[taken_at_once];
     const int lane = lane_ % 32;
     const auto each_of_range = [&](auto visit) {
       for (int start = all.first + (lane_ & ~31); start < all.end(); start += taken_at_once * Geometry::lanes) {
@@ -102,7 +149,7 @@ class CellSorter : public Team {
 
     // How many agents are in each cell, where the members come to lie in the end; who they are, and which number each
     // of them has in its cell, where lists come to lie.
-    int* counts = Cells::together ? reinterpret_cast<int*>(cells.member) : cells.who_is_at;
+    int* counts = reinterpret_cast<int*>(cells.position_of);
     int* members = reinterpret_cast<int*>(search_memory_ + Geometry::lists_at);
     int* ranks = members + Geometry::num_agents;
     in_phase([&] {
@@ -151,22 +198,23 @@ class CellSorter : public Team {
     cells.lay_out(cells.size, Math::max(per_cell, fewest_per_cell), height_per_width, number_in_order(~bounds[0]),
                   number_in_order(bounds[1]), number_in_order(~bounds[2]), number_in_order(bounds[3]));
     // Calls visit(nth, some) for a few members at once, the numbers of whom are `nth` and what follows at a distance of
-    // all lanes; `who` is negative where there is none.
+    // all lanes; `who` is negative where there is none. All lanes of a warp take part.
+    const auto number_of = [&](const auto& member) { return member.who < 0 ? all.first : member.agent(); };
     const auto each_member = [&](auto visit) {
-      for (int first = lane_; first < cells.size; first += taken_at_once * Geometry::lanes) {
+      for (int start = lane_ & ~31; start < cells.size; start += taken_at_once * Geometry::lanes) {
         Members some;
 #pragma unroll
         for (int k = 0; k < taken_at_once; ++k) {
-          const int nth = first + k * Geometry::lanes;
+          const int nth = start + lane + k * Geometry::lanes;
           some[k].who = nth < cells.size ? members[nth] : -1;
         }
 #pragma unroll
         for (int k = 0; k < taken_at_once; ++k) {
-          const int j = some[k].who < 0 ? all.first : some[k].agent();
+          const int j = number_of(some[k]);
           some[k].x = search.x[j];
           some[k].y = search.y[j];
         }
-        visit(first, some);
+        visit(start + lane, some);
       }
     };
     in_phase([&] {
@@ -191,12 +239,18 @@ class CellSorter : public Team {
       each_member([&](int first, const Members& some) {
         int place[taken_at_once];
 #pragma unroll
-        for (int k = 0; k < taken_at_once; ++k)
+        for (int k = 0; k < taken_at_once; ++k) {
+          place[k] = -1;
           if (some[k].who >= 0)
             place[k] = cells.start[cells.cell_of(some[k].x, some[k].y)] + ranks[first + k * Geometry::lanes];
+        }
 #pragma unroll
-        for (int k = 0; k < taken_at_once; ++k)
-          if (some[k].who >= 0) cells.put(place[k], some[k]);
+        for (int k = 0; k < taken_at_once; ++k) {
+          if constexpr (with_state && Cells::together && Geometry::carried > 0)
+            cells.put_with_state(place[k], some[k], number_of(some[k]), carry);
+          else if (place[k] >= 0)
+            cells.put(place[k], some[k]);
+        }
       });
     });
     if constexpr (Geometry::phased) {  // whoever searches finds it there

@@ -124,7 +124,8 @@ class Environment : public Declared, public Math, public Searcher {
     each(range, [&](int i) { write(i, ObservationRow<1>(observation_row(i), 0)); });
   }
 
-  // Calls write(i, row, found) for every agent of the range; agents out of the game find nobody.
+  // Calls write(i, row, found) for every agent of the range; agents out of the game find nobody. An `auto i`, and what
+  // is found as `auto`, may bring their state with them (field.cuh).
   template <int K, class Agents, class Eligible, class Write>
   METHOD void each_observation(Range range, const Search<K, Agents, Eligible>& search, Write write) {
     const auto asks = [&](int i) { return range.has(i) && alive[i]; };
@@ -318,39 +319,40 @@ class Environment : public Declared, public Math, public Searcher {
   template <int K, class Agents, class Eligible, class Asks, class Write>
   METHOD void observe_in_cells(Range range, const Search<K, Agents, Eligible>& search, Asks asks, Write& write) {
     if (!any_active()) return;  // the whole team
-    constexpr int row_lanes = Geometry::row_lanes, rows = 32 / row_lanes, line = entries_of_line<Observation>;
-    constexpr int piece = line / 8;                                        // of 16 bytes
-    constexpr int room = (longest_row() + line - 1 + piece - 1) & -piece;  // of a row, wherever it starts in a line
+    constexpr int row_lanes = Geometry::row_lanes, rows = 32 / row_lanes;
+    constexpr int sector = entries_of_line<Observation> / 4, piece = sector / 2;  // of 32 bytes, and of 16
+    constexpr int room = (longest_row() + sector - 1 + piece - 1) & -piece;  // of a row, wherever it starts in a sector
     auto* stage = reinterpret_cast<Observation*>(warp_memory_);
     auto* lists = reinterpret_cast<std::uint32_t*>(stage + rows * room);
     const int lane = lane_ % 32;
-    const auto visit = [&](int own, const auto& prepared) {
+    const auto visit = [&](int own, const SortedAgent& sorted, const auto& prepared) {
 #pragma unroll 1
       for (int first = 0; first < 32; first += rows) {
         const int of_lane = first + lane / row_lanes, i = __shfl_sync(~0u, own, of_lane);
+        const SortedAgent agent{sorted.records, __shfl_sync(~0u, sorted.place, of_lane)};
         const bool wanted = i >= 0;
         if (!__any_sync(~0u, wanted)) continue;
         Observation* row = wanted ? observation_row(i) : nullptr;
         Observation* staged = stage + lane / row_lanes * room;
-        staged += (entries_off_line(row) - entries_off_line(staged)) & (line - 1);  // as far off a line as there
+        staged += (entries_off_line(row) - entries_off_line(staged)) & (sector - 1);  // as far off a sector as there
         wait_for_stored_rows();
         if (wanted) {
-          __builtin_assume(alive[i]);  // or it would not ask
-          write(i, ObservationRow<row_lanes>(staged, lane % row_lanes), prepared.of(of_lane));
+          __builtin_assume(alive[agent]);  // or it would not ask
+          write(agent, ObservationRow<row_lanes>(staged, lane % row_lanes), prepared.of(of_lane));
         }
         __syncwarp();
         store_rows<row_lanes>(row, staged, wanted ? observation_size(group_of(i)) : 0, lane % row_lanes);
       }
     };
     // Rows of those who find nobody are taken by their index: many lie side by side, and leave together.
-    const auto visit_others = [&](int start, bool some_are_lost) {
+    const auto visit_others = [&](int start, const auto& cells) {
       constexpr int chunks = others_at_once / 32;
       const Rows part = rows_of_part<others_at_once>(range, start / 32);
       bool is_in_cells[chunks];
 #pragma unroll
       for (int chunk = 0; chunk < chunks; ++chunk)
         is_in_cells[chunk] = asks(part.first + Math::min(32 * chunk + lane, part.count - 1));
-      if (some_are_lost)
+      if (cells.lost > 0)
 #pragma unroll
         for (int chunk = 0; chunk < chunks; ++chunk)
           is_in_cells[chunk] &= is_somewhere(search, part.first + Math::min(32 * chunk + lane, part.count - 1));
@@ -368,7 +370,7 @@ class Environment : public Declared, public Math, public Searcher {
         const bool wanted = (those >> k & 1) != 0;
         Observation* row = part.row + first * part.size;
         Observation* staged = stage + entries_off_line(row) + k * part.size;
-        typename SearchLoaded<K>::Found nobody{};
+        const typename SearchLoaded<K>::Found nobody{0, cells.records(), {}};
         wait_for_stored_rows();
         if (wanted) write(part.first + first + k, ObservationRow<row_lanes>(staged, lane % row_lanes), nobody);
         __syncwarp();
@@ -385,7 +387,13 @@ class Environment : public Declared, public Math, public Searcher {
     const auto announce = [&](int i) {
       if (i >= 0) prefetch_ends(observation_row(i), observation_size(group_of(i)));
     };
-    list_in_cells(search, asks, 32 * parts_of<others_at_once>(range), lists, announce, visit, visit_others);
+    const auto carry = [&](int j, int nth, std::uint32_t* word) {
+      visit_carried([&](auto& field, int k) {
+        const int at = SortedAgent::fields_at + k;
+        if (nth == at / 4) word[at % 4] = portable::bit_cast<std::uint32_t>(field.array[j]);
+      });
+    };
+    list_in_cells(search, asks, 32 * parts_of<others_at_once>(range), lists, carry, announce, visit, visit_others);
   }
 
   static constexpr int others_at_once = 128;  // of whom a warp finds out together who they are

@@ -3,7 +3,8 @@
 // With few agents to choose from, everyone looks at each. With up to 176, the eligible ones are first brought
 // together in shared memory (candidates_cuda.cuh). With more, all agents are sorted into cells (cells_cuda.cuh), and
 // warps take 32 at a time, in the order of the cells: each lane looks at those around its agent
-// (search_in_rows_cuda.cuh).
+// (search_in_rows_cuda.cuh). For a few nearest in a loop over agents, only the candidates are sorted, and each lane
+// looks for itself.
 #pragma once
 
 #include "candidates_cuda.cuh"
@@ -17,17 +18,30 @@ constexpr int few = 24;  // agents, of whom it is faster to look at each than to
 
 using NeighborIndex = Candidates<Geometry::candidates>::Index;
 
-// Everyone looks at the cells around, row by row, outwards: for very few neighbours, which soon limit how far to look.
+// Everyone looks at the cells around: for very few neighbours. Where the limit leaves only a small part of two rows, at
+// that; else row by row, outwards, as whoever is found soon limits how far to look.
 template <int K, class Agents, class Eligible>
 struct SearchInCells {
   Search<K, Agents, Eligible> search;
-  Cells cells;  // of the candidates alone
+  Cells<false> cells;  // of the candidates alone
 
   METHOD Nearest<K> of(int i) const {
     const float at_x = search.x[i], at_y = search.y[i];
     Nearest<K> best;
     best.clear();
     if (cells.size == 0 || !is_somewhere(search, i)) return best;
+    const auto stretch_of = [&](int row, float reach) {
+      return cells.stretch(row, cells.column_of(at_x - reach), cells.column_of(at_x + reach));
+    };
+    const float limit = radius(search.limit);
+    const int first_row = cells.row_of(at_y - limit), last_row = cells.row_of(at_y + limit);
+    if (4.0f * limit < cells.height() && last_row - first_row <= 1) {
+      const Range one = stretch_of(first_row, limit);
+      const Range other = last_row > first_row ? stretch_of(last_row, limit) : Range{0, 0};
+      const int shift = other.first - one.size;
+      take(i, at_x, at_y, one.size + other.size, best, [&](int k) { return k + (k < one.size ? one.first : shift); });
+      return best;
+    }
     const int home = cells.row_of(at_y);
 #pragma unroll 1
     for (int away = 0;; ++away) {
@@ -37,24 +51,31 @@ struct SearchInCells {
       if (!back && !forth) return best;
 #pragma unroll 1
       for (int side = back ? 0 : 1; side < (forth && away > 0 ? 2 : 1); ++side) {
-        const int row = side == 0 ? home - away : home + away;
-        const Range stretch = cells.stretch(row, cells.column_of(at_x - reach), cells.column_of(at_x + reach));
+        const Range stretch = stretch_of(side == 0 ? home - away : home + away, reach);
+        take(i, at_x, at_y, stretch.size, best, [&](int k) { return stretch.first + k; });
+      }
+    }
+  }
+
+ private:
+  // Looks at so many agents, the k-th of whom is at place_of(k).
+  template <class PlaceOf>
+  METHOD void take(int i, float at_x, float at_y, int size, Nearest<K>& best, PlaceOf place_of) const {
 #pragma unroll 1
-        for (int first = stretch.first; first < stretch.end(); first += at_once) {
-          float distance[at_once];
+    for (int first = 0; first < size; first += at_once) {
+      float distance[at_once];
 #pragma unroll
-          for (int k = 0; k < at_once; ++k) {
-            const float2 its = cells.position(Math::min(first + k, stretch.end() - 1));
-            const float dx = its.x - at_x, dy = its.y - at_y;
-            distance[k] = dx * dx + dy * dy;
-          }
+      for (int k = 0; k < at_once; ++k) {
+        const float2 its = cells.position(place_of(Math::min(first + k, size - 1)));
+        const float dx = its.x - at_x, dy = its.y - at_y;
+        distance[k] = dx * dx + dy * dy;
+      }
 #pragma unroll
-          for (int k = 0; k < at_once; ++k) {
-            if (first + k >= stretch.end() || distance[k] > best.distance_squared[K - 1]) continue;
-            const int other = cells.agent(first + k);
-            if (other != i) best.insert(other, distance[k], search.limit);
-          }
-        }
+      for (int k = 0; k < at_once; ++k) {
+        const bool is_near = distance[k] < search.limit && distance[k] <= best.distance_squared[K - 1];
+        if (first + k >= size || !is_near) continue;
+        const int other = cells.agent(place_of(first + k));
+        if (other != i) best.insert(other, distance[k], search.limit);
       }
     }
   }
@@ -76,35 +97,40 @@ struct SearchDone {
     METHOD int operator[](int k) const { return static_cast<int>(index[k]); }
   };
 
-  const std::uint32_t* lists;  // [num_agents, list_words<K>]: who is found, and how many
+  const std::uint32_t* lists;  // [num_agents, list_words]: who is found, and how many
 
   METHOD Found of(int i) const {
-    const auto* list = reinterpret_cast<const NeighborIndex*>(lists + static_cast<std::size_t>(i) * list_words<K>);
+    const std::size_t start = static_cast<std::size_t>(i) * list_words<K>;
+    const auto* list = reinterpret_cast<const NeighborIndex*>(lists + start);
     return {static_cast<int>(list[K]), list};
   }
 };
 
-// The same, with the list in registers: what is observed of all can be on its way before the first of it is written.
-// Two lanes that share a row ask for neighbors 2 k and 2 k + 1 at once, which are side by side.
+// The same with their places in the cells, in registers: what is observed of all can be on its way before the first of
+// it is written. Two lanes that share a row ask for neighbors 2 k and 2 k + 1 at once, which are side by side.
 template <int K>
 struct SearchLoaded {
   struct Found {
     int found;
+    const uint4* records;
     std::uint32_t word[list_words<K> + 1];
 
-    METHOD int operator[](int k) const {
+    METHOD SortedAgent operator[](int k) const { return {records, entry(k)}; }
+
+    METHOD int entry(int k) const {
       if constexpr (sizeof(NeighborIndex) == 4) return static_cast<int>(k % 2 == 0 ? word[k & ~1] : word[k | 1]);
       return static_cast<int>(word[k / 2] >> (k % 2 * 16) & 0xffff);
     }
   };
 
   const std::uint32_t* lists;
+  const uint4* records;
 
   METHOD Found of(int i) const {
-    Found result{};
+    Found result{0, records, {}};
 #pragma unroll
     for (int k = 0; k < list_words<K>; ++k) result.word[k] = lists[i * list_words<K> + k];
-    result.found = result[K];
+    result.found = result.entry(K);
     return result;
   }
 };
@@ -117,6 +143,7 @@ class Searcher : public CellSorter {
       Geometry::candidates > 0 && K <= Geometry::longest_list && (most_of<Agents> > Geometry::candidates);
 
   unsigned char* warp_memory_;  // of each warp, shared; free between observations
+  static constexpr auto no_state = [](int, int, std::uint32_t*) {};
 
   // All lanes of a team call it together; asks(i) says who of a range wants to know. The result holds until the next
   // call. `listed` leaves lists for several lanes to read; otherwise a lane may find for itself what it needs.
@@ -127,12 +154,12 @@ class Searcher : public CellSorter {
     auto* lists = reinterpret_cast<std::uint32_t*>(search_memory_ + Geometry::lists_at);
     if constexpr (Geometry::candidates == 0 || K > Geometry::longest_list || (most <= few && !listed)) {
       return SearchAlone<K, Agents, Eligible>{search};
-    } else if constexpr (!listed && K <= 4 && most > Geometry::candidates) {
+    } else if constexpr (!listed && K <= 4 && most > (Geometry::most_cells > 0 ? few : Geometry::candidates)) {
       constexpr float per_cell = 0.4f * (K > 2 ? K : 2);  // small ones: after a row of them, few are left to look at
       constexpr float height_per_width = 2.0f;
       const auto nobody_asks = [](int) { return false; };
-      const Cells cells = sort_into_cells(search, search.among, per_cell, height_per_width, nobody_asks,
-                                          [&](const Cells&) { return range.size; });
+      const auto cells = sort_into_cells<false>(search, search.among, per_cell, height_per_width, nobody_asks, no_state,
+                                                [&](const auto&) { return range.size; });
       return SearchInCells<K, Agents, Eligible>{search, cells};
     } else if constexpr (most <= Geometry::candidates) {
       list_nearest_together(search, asks, lists);
@@ -147,7 +174,7 @@ class Searcher : public CellSorter {
   // lanes have someone to look for.
   template <int K, class Agents, class Eligible, class Asks, class Visit>
   METHOD void each_in_cells(Range range, const SearchInCells<K, Agents, Eligible>& prepared, Asks asks, Visit visit) {
-    constexpr int chunks = 2;
+    constexpr int chunks = 4;
     in_helped_phase<32 * chunks>(prepared.cells.left, [&] {
       static_assert(Geometry::grouped || Geometry::warps <= Geometry::searching_warps, "of the blocks that search");
       __shared__ int who_asks[Geometry::searching_warps][32 * chunks];
@@ -276,11 +303,11 @@ class Searcher : public CellSorter {
   template <int K, class Agents, class Eligible, class Asks>
   METHOD void list_nearest(const Search<K, Agents, Eligible>& search, Asks asks, std::uint32_t* lists) {
     search_in_cells(
-        search, asks, Geometry::num_agents, [](int) {},
-        [&](int i, const Nearest<K>& found) {
-          if (i >= 0) write_list(lists, i, found);
+        search, asks, Geometry::num_agents, no_state, [](int) {},
+        [&](int i, int, const Nearest<K>& found, const auto& cells) {
+          if (i >= 0) write_list(lists, i, cells.agents(found));
         },
-        [&](int first, bool) {
+        [&](int first, const auto&) {
           const int i = first + lane_ % 32;
           if (i >= Geometry::num_agents || !asks(i) || is_somewhere(search, i)) return;
           Nearest<K> nobody;
@@ -290,46 +317,50 @@ class Searcher : public CellSorter {
   }
 
  protected:
-  // Warps take 32 agents at a time, in the order of their cells, and call visit(i, found) in all lanes; i is -1 for
-  // lanes without an agent. Some time before, they call announce(i), at least once. Unless all ask, visit_others(k,
-  // lost) for k = 0, 32, …, up to `others` follows, in all lanes as well: who does not ask finds nobody, nor does who
-  // is nowhere; unless `lost`, none of these asks.
-  template <int K, class Agents, class Eligible, class Asks, class Announce, class Visit, class VisitOthers>
-  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Announce announce,
-                              Visit visit, VisitOthers visit_others) {
-    const auto end_in_cells = [](const Cells& cells) { return (cells.size + 31) & ~31; };
-    const auto end_of_all = [&](const Cells& cells) {
+  // Warps take 32 agents at a time, in the order of their cells, and call visit(i, place, found, cells) in all lanes; i
+  // is -1 for lanes without an agent, `place` is its own in the cells, and `found` are places as well. What `carry`
+  // tells of an agent lies there. Some time before, they call announce(i), at least once. Unless all ask,
+  // visit_others(k, cells) for k = 0, 32, …, up to `others` follows, in all lanes as well: who does not ask finds
+  // nobody, nor does who is nowhere; unless some are lost, none of these asks.
+  template <int K, class Agents, class Eligible, class Asks, class Carry, class Announce, class Visit,
+            class VisitOthers>
+  METHOD void search_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, Carry carry,
+                              Announce announce, Visit visit, VisitOthers visit_others) {
+    const auto end_in_cells = [](const auto& cells) { return (cells.size + 31) & ~31; };
+    const auto end_of_all = [&](const auto& cells) {
       return end_in_cells(cells) + (cells.asking < Geometry::num_agents ? others : 0);
     };
-    const Cells cells = sort_into_cells(search, Range{0, Geometry::num_agents}, Geometry::agents_per_cell,
-                                        SearchInRows<K>::height_per_width, asks, end_of_all);
+    const auto cells = sort_into_cells<true>(search, Range{0, Geometry::num_agents}, Geometry::agents_per_cell,
+                                             SearchInRows<K>::height_per_width, asks, carry, end_of_all);
     const int end_of_cells = end_in_cells(cells), lane = lane_ % 32;
     in_helped_phase(cells.left, [&] {
       in_parts(cells.left, end_of_all(cells), [&](int first) {
-        if (first >= end_of_cells) return visit_others(first - end_of_cells, cells.lost > 0);
+        if (first >= end_of_cells) return visit_others(first - end_of_cells, cells);
         wait_for_stored_rows();
         const int place = Math::min(first + lane, cells.size - 1);
         const auto own = cells.at(place);
         const int i = first + lane < cells.size && own.asks() ? own.agent() : -1;
         announce(i);
         const float at_y = own.is_candidate() ? own.y : search.y[own.agent()];
-        visit(i, SearchInRows<K>(cells, warp_memory_, lane, search.limit).of(place, own.x, at_y, i >= 0));
+        SearchInRows<K> look(cells, warp_memory_, warp_memory_ + Geometry::vicinity_at, lane, search.limit);
+        visit(i, place, look.of(place, own.x, at_y, i >= 0), cells);
       });
     });
   }
 
-  // The same with lists for several lanes to read, 32 in `lists`: calls visit(i, prepared), where prepared.of(lane) is
-  // what the agent of a lane finds.
-  template <int K, class Agents, class Eligible, class Asks, class Announce, class Visit, class VisitOthers>
+  // The same with lists for several lanes to read, 32 in `lists`: calls visit(i, sorted, prepared), where
+  // prepared.of(lane) is what the agent of a lane finds.
+  template <int K, class Agents, class Eligible, class Asks, class Carry, class Announce, class Visit,
+            class VisitOthers>
   METHOD void list_in_cells(const Search<K, Agents, Eligible>& search, Asks asks, int others, std::uint32_t* lists,
-                            Announce announce, Visit visit, VisitOthers visit_others) {
+                            Carry carry, Announce announce, Visit visit, VisitOthers visit_others) {
     search_in_cells(
-        search, asks, others, announce,
-        [&](int i, const Nearest<K>& found) {
+        search, asks, others, carry, announce,
+        [&](int i, int place, const Nearest<K>& found, const auto& cells) {
           __syncwarp();  // whoever is still looking has its own in this memory
           write_list(lists, lane_ % 32, found);
           __syncwarp();
-          visit(i, SearchLoaded<K>{lists});
+          visit(i, SortedAgent{cells.records(), place}, SearchLoaded<K>{lists, cells.records()});
         },
         visit_others);
   }

@@ -30,9 +30,9 @@ METHOD void prefetch_ends(const Entry* row, int count) {
   asm volatile("prefetch.global.L2 [%0];\nprefetch.global.L2 [%1];" ::"l"(row), "l"(row + count - 1));
 }
 
-// Each `lanes` lanes of a warp store `count` entries of their own; both addresses are equally far off a line. On cards
-// that have one, the copy engine takes them 16 bytes at a time; `from` must not change before wait_for_stored_rows has
-// returned.
+// Each `lanes` lanes of a warp store `count` entries of their own; both addresses are equally far off a multiple of 16
+// bytes. On cards that have one, the copy engine takes them so many at a time; `from` must not change before
+// wait_for_stored_rows has returned.
 template <int lanes = 32, class Entry>
 METHOD void store_rows(Entry* to, const Entry* from, int count, int lane) {
   constexpr int at_once = 16 / sizeof(Entry);

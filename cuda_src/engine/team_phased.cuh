@@ -178,27 +178,38 @@ class Team : public TeamLanes {
     return fresh_words<words>();
   }
 
-  // Sets sums[k] to the sum of the values before the k-th; the first of them is aligned to four. Each block does so for
-  // a stretch of them, and adds up for itself those before.
+  // Sets sums[k] to the sum of the values before the k-th; both are aligned to four, and there is room for three more.
+  // Each block does so for a stretch of them.
   METHOD void add_up(const int* values, int* sums, int count) {
     constexpr int threads = Geometry::threads;
+    const int block = lane_ / threads, number = lane_ % threads;
+    const int of_block = ((count + Geometry::blocks - 1) / Geometry::blocks + 3) & ~3;
+    const int start = Math::min(block * of_block, count), end = Math::min(start + of_block, count);
+    int* const of_blocks = reinterpret_cast<int*>(scratch_);
+    const auto load = [&](int k) { return reinterpret_cast<const int4*>(values)[k / 4]; };
     in_phase([&] {
-      const int of_block = (count + Geometry::blocks - 1) / Geometry::blocks;
-      const int start = Math::min(lane_ / threads * of_block, count), end = Math::min(start + of_block, count);
-      int before = 0;
-#pragma unroll 4
-      for (int k = lane_ % threads; k < start / 4; k += threads) {
-        const int4 some = reinterpret_cast<const int4*>(values)[k];
-        before += (some.x + some.y) + (some.z + some.w);
+      int own = 0;
+      for (int k = start + 4 * number; k < end; k += 4 * threads) {
+        const int4 some = load(k);
+        own += (some.x + some.y) + (some.z + some.w);
       }
-      if (lane_ % threads < start % 4) before += values[start - 1 - lane_ % threads];
+      own = sum_of_warps(__reduce_add_sync(~0u, own), Geometry::warps);
+      if (number == 0) of_blocks[block] = own;
+    });
+    in_phase([&] {
+      int before = 0;
+      for (int k = number; k < block; k += threads) before += of_blocks[k];
       before = sum_of_warps(__reduce_add_sync(~0u, before), Geometry::warps);
 #pragma unroll 1
-      for (int first = start; first < end; first += threads) {
-        const int k = first + lane_ % threads, own = k < end ? values[k] : 0;
+      for (int first = start; first < end; first += 4 * threads) {
+        const int k = first + 4 * number;
+        const int4 some = k < end ? load(k) : int4{0, 0, 0, 0};
+        const int two = some.x + some.y, three = two + some.z, own = three + some.w;
         const int sum = sum_up_to(own, lane_ % 32), of_warp = __shfl_sync(~0u, sum, 31);
-        const int of_warps_before = sum_of_warps(of_warp, lane_ % threads / 32);
-        if (k < end) sums[k] = before + of_warps_before + sum - own;
+        const int sum_before = before + sum_of_warps(of_warp, number / 32) + sum - own;
+        if (k < end)
+          reinterpret_cast<int4*>(sums)[k / 4] = {sum_before, sum_before + some.x, sum_before + two,
+                                                  sum_before + three};
         before += sum_of_warps(of_warp, Geometry::warps);
       }
     });

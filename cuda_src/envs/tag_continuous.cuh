@@ -95,12 +95,12 @@ struct TagContinuous : Environment {
     constexpr int observed = num_other_agents_observed;
     const Scale full = scale();
     const auto others = nearest<observed>(agents, x, y, [&](int j) { return alive[j]; });
-    each_observation(agents, others, [&](int i, auto row, auto neighbor) {
+    each_observation(agents, others, [&](auto i, auto row, auto neighbor) {
       if (!alive[i]) return row.each(7 * observed + 1, [&](int k) { row[k] = 0.0f; });
       const Motion mine = motion(i);
       row.each(observed, [&](int k) {
         const bool there = k < neighbor.found;
-        const int found = neighbor[k], j = there ? found : i;  // zeros where there is none
+        const auto j = there ? neighbor[k] : i;  // zeros where there is none
         write_other(row, k, observed, mine, motion(j), full, there & tagger.has(j), there);
       });
       row[7 * observed] = float(time) * full.per_episode;
@@ -120,7 +120,10 @@ struct TagContinuous : Environment {
     float x, y, speed, acceleration, direction;
   };
 
-  METHOD Motion motion(int i) const { return {x[i], y[i], speed[i], acceleration[i], direction[i]}; }
+  template <class Agent>
+  METHOD Motion motion(Agent i) const {
+    return {x[i], y[i], speed[i], acceleration[i], direction[i]};
+  }
 
   // How another moves, seen from one's own place, as the k-th of `count` others in the observation.
   template <class Row>

@@ -25,7 +25,7 @@ from gymnasium.vector import AutoresetMode
 from gpu_marl_envs.backends.base import Backend
 from gpu_marl_envs.backends.compilation import compile_cached, is_strict
 from gpu_marl_envs.backends.functions import Functions
-from gpu_marl_envs.backends.layout import MANY_COPIES, MOST_WORDS, SEARCHING_WARPS, WARP, Layout, Phases, cuda_layout
+from gpu_marl_envs.backends.layout import MANY_COPIES, MOST_WORDS, WARP, Layout, Phases, cuda_layout
 from gpu_marl_envs.backends.overlapping import OverlappingKernels
 from gpu_marl_envs.backends.source import OPERATIONS, arguments_dtype, translation_unit
 from gpu_marl_envs.errors import BackendUnavailableError, DeclarationError, ParameterError, UsageError
@@ -101,7 +101,7 @@ class CudaBackend(Backend):
                 # they use is known when they are compiled.
                 kernels.allow_shared_bytes(name, self._gpu.shared_limit if shared_bytes else 0)
                 if searches:
-                    block = WARP * SEARCHING_WARPS, 1, 1
+                    block = WARP * self.layout.searching_warps, 1, 1
                     grid = self._multiprocessors * kernels.resident_blocks(name, block[0]), 1
                 return lambda stream, arguments: kernels.launch(
                     name, grid, block, 0 if stream is None else stream.handle, shared_bytes, arguments

@@ -19,6 +19,7 @@ LONGEST_COLLECTED_ROW = 128  # floats; longer observations are written by a warp
 LONGEST_OWN_ROW = 24  # the same with few copies, where observations are written where they belong
 LONGEST_SEARCHED_ROW = 32  # the same where many agents look for neighbours: each of these lanes would do so for all
 LINE_FLOATS = 32  # of 128 bytes
+SECTOR_BYTES = 32
 LONGEST_STAGED_ROW = 2048  # floats; even longer ones are written where they belong
 MOST_SMALL_WARPS = 4  # of a block whose warps play several copies each
 MOST_WARPS = 8  # of a block that plays a copy alone: each passes its barriers for more agents than many warps would
@@ -39,9 +40,8 @@ RESIDENT_SEARCHING_WARPS = 24  # where agents look for neighbours, which takes 8
 RESIDENT_CELL_BLOCKS = 2  # at most, where they are sorted into cells: eight warps then have 128 registers
 RESIDENT_LONE_WARPS = 24  # of a block that has a multiprocessor for itself
 RESIDENT_LONE_CELL_WARPS = 16  # the same where agents are sorted into cells
-PHASED_WARPS = 4  # of a block that runs one phase of a step
+PHASED_WARPS = 4  # of a block that runs one phase of a step; fewer if each takes much shared memory to search
 MOST_PHASED_AGENTS = 8  # of a lane: blocks take time to start, and lanes to find out what concerns them
-SEARCHING_WARPS = 4  # of a block that runs a phase in which warps search
 MOST_GROUPED_AGENTS = 10  # of a lane that runs several phases in one launch
 RESIDENT_GROUPED_WARPS = 64  # of a multiprocessor, then; with 32 registers
 CLUSTERED_SHARE = 0.9  # of the room for blocks on all multiprocessors, that clusters find
@@ -94,12 +94,14 @@ class Layout:
         overlaps: whether a launch may start while the kernel before is still ending.
         phased: whether phases of an operation are launches of their own, for all copies at once.
         grouped: whether all phases between two searches are one launch then.
+        searching_warps: warps of a block in a phase in which warps search.
         phases: the launches that an operation takes if phased; filled in by who compiles them.
         scratch_bytes: memory for the partial results of one reduction; there is room for two, and for four unless
             staged.
         search: memory in which agents look for neighbours together.
         stage_floats: shared memory of a unit for collecting observations, in words of four bytes.
         warp_stage_floats: the part of it that each warp has for itself, if not packed.
+        vicinity_at: byte offset, in this part, of positions around the agents for whom a warp searches.
     """
 
     offsets: dict[str, int] = field(default_factory=dict)
@@ -119,11 +121,13 @@ class Layout:
     overlaps: bool = False
     phased: bool = False
     grouped: bool = False
+    searching_warps: int = PHASED_WARPS
     phases: dict[str, tuple[Phases, ...]] = field(default_factory=dict)
     scratch_bytes: int = 0
     search: SearchMemory = field(default_factory=SearchMemory)
     stage_floats: int = 0
     warp_stage_floats: int = 0
+    vicinity_at: int = 0
 
     @property
     def resident_blocks(self) -> int:
@@ -290,7 +294,7 @@ def _one_per_team(
     agents = environment.num_agents
     chunks = -(-agents // WARP)
     for staged in (True, False):
-        search = search_memory(environment, staged=staged)
+        search = search_memory(environment, staged=staged, observes=longest_row <= LONGEST_COLLECTED_ROW)
         team_warps = _team_warps(search, chunks)
         blocks, most_warps = 1, team_warps
         if not staged:
@@ -300,19 +304,23 @@ def _one_per_team(
                 lone_warps = RESIDENT_LONE_CELL_WARPS if search.most_cells else RESIDENT_LONE_WARPS
                 blocks = max(1, min(most_blocks, agents // (WARP * lone_warps)))
                 most_warps = min(lone_warps, chunks)
-        row_lanes, stage_floats = _row_stage(agents, longest_row, entry_bytes, search, staged=staged)
         parts = chunks + len(environment.agent_groups)  # of 32 agents of a group
         scratch_bytes = align(max(4 * parts, 8 * blocks * most_warps), 16)
         results = {"words": 0 if staged else 4 * MOST_WORDS}  # of reductions, if phased
         extra = {"scratch": (2 if staged else 4) * scratch_bytes, "search": search.size, **results}
         offsets, unit_bytes = _unit(environment, copies=1, staged=staged, actions=staged, extra=extra)
         unit_bytes = align(unit_bytes, 4 * LINE_FLOATS)
+        warp_bytes = (SHARED_BYTES // RESIDENT_CELL_BLOCKS - RESERVED_BYTES - unit_bytes) // team_warps
+        row_lanes, stage_floats = _row_stage(agents, longest_row, entry_bytes, search, warp_bytes, staged=staged)
+        vicinity_at = 4 * stage_floats
+        stage_floats += align(search.vicinity_bytes // 4, LINE_FLOATS)
         left = shared_limit - (unit_bytes if staged else 0)
         warps = min(most_warps, left // (4 * stage_floats)) if stage_floats else most_warps
         if left >= 0 and warps >= min(FEWEST_WARPS, chunks):
             break
     warps = _warps_of_resident_blocks(warps, unit_bytes, 4 * stage_floats) if staged and search.most_cells else warps
-    stage_bytes = 4 * PHASED_WARPS * stage_floats
+    searching_warps = _searching_warps(4 * stage_floats)
+    stage_bytes = 4 * searching_warps * stage_floats
     phased = not staged and _is_phased(environment, num_envs, stage_bytes, hopper=most_blocks > 1)
     grouped = False
     if phased:
@@ -320,7 +328,7 @@ def _one_per_team(
         blocks, warps = most_blocks, _grouped_warps(agents, num_envs, most_blocks, stage_bytes)
         grouped = may_group and agents <= MOST_GROUPED_AGENTS * WARP * warps * blocks
         if not grouped:
-            warps = PHASED_WARPS
+            warps = searching_warps
             per_lane = min(MOST_PHASED_AGENTS, -(-agents * num_envs // PHASED_LANES))
             blocks = -(-agents // (WARP * warps * per_lane))
     layout = Layout(
@@ -333,6 +341,7 @@ def _one_per_team(
         overlaps=phased,
         phased=phased,
         grouped=grouped,
+        searching_warps=searching_warps,
         row_lanes=row_lanes,
         rows_staged=longest_row <= LONGEST_STAGED_ROW,
         actions_staged=staged,
@@ -341,6 +350,7 @@ def _one_per_team(
         search=search,
         stage_floats=warps * stage_floats,
         warp_stage_floats=stage_floats,
+        vicinity_at=vicinity_at,
     )
     if staged and row_lanes == 1:
         slabs = [entry_bytes * g.size * g.observation_size for g in environment.agent_groups]
@@ -358,6 +368,11 @@ def _is_phased(environment: Environment, num_envs: int, stage_bytes: int, *, hop
     return hopper and many and environment.loop_by_loop and stage_bytes <= MOST_STATIC_BYTES
 
 
+def _searching_warps(warp_bytes: int) -> int:
+    """Warps of a block that runs one phase, with so much memory for each."""
+    return next((warps for warps in (PHASED_WARPS, 2) if warps * warp_bytes <= MOST_STATIC_BYTES), 1)
+
+
 def _grouped_warps(agents: int, num_envs: int, blocks: int, stage_bytes: int) -> int:
     """Warps of each of a copy's blocks: the most with which all copies run at once, or few if there are none."""
     most = min(RESIDENT_GROUPED_WARPS // 2, -(-agents // (WARP * blocks)), MOST_STATIC_BYTES // max(stage_bytes, 1))
@@ -369,12 +384,13 @@ def _grouped_warps(agents: int, num_envs: int, blocks: int, stage_bytes: int) ->
 
 
 def _row_stage(
-    agents: int, longest_row: int, entry_bytes: int, search: SearchMemory, *, staged: bool
+    agents: int, longest_row: int, entry_bytes: int, search: SearchMemory, most_bytes: int, *, staged: bool
 ) -> tuple[int, int]:
     """Lanes that write an observation together, and the memory that a warp has for its rows, in words.
 
-    Rows are shifted to lie as far off a line as in device memory. Between observations, the memory holds what a
-    warp has to remember as it looks for neighbours, where agents are sorted into cells.
+    Rows are shifted to lie as far off a line as in device memory, or off a sector where they are written one by one.
+    Between observations, the memory holds what a warp has to remember as it looks for neighbours, where agents are
+    sorted into cells.
     """
     for_search = 0
     if search.most_cells:
@@ -388,11 +404,11 @@ def _row_stage(
         floats = 2 * for_rows(1) if longest_row <= LONGEST_STAGED_ROW else 0
     elif search.most_cells and not staged:  # rows are written one by one, beside a warp's lists
         row_lanes = 2
-        row_bytes = align(longest_row * entry_bytes + 4 * LINE_FLOATS - entry_bytes, 16)
+        row_bytes = align(longest_row * entry_bytes + SECTOR_BYTES - entry_bytes, 16)
         floats = align((WARP // row_lanes * row_bytes + WARP * search.list_bytes) // 4, LINE_FLOATS)
     else:
         row_lanes = 2 if search.candidates else 1
-        if search.most_cells and for_rows(WARP // row_lanes) > for_search:
+        if search.most_cells and 4 * for_rows(WARP // row_lanes) > most_bytes:  # of a warp, with two blocks
             row_lanes = 4
         floats = for_rows(WARP // row_lanes)
     return row_lanes, max(floats, for_search)
@@ -427,7 +443,7 @@ def _unit(
     offsets, position = {}, 0
     for name, size in (sizes | (extra or {})).items():
         offsets[name] = position
-        position = align(position + copies * size, 16)
+        position = align(position + copies * size, 16 if staged else SECTOR_BYTES)
     offsets["actions"] = position
     if actions:
         widths = [group.size * math.prod(group.action_shape) for group in environment.agent_groups]

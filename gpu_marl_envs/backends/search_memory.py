@@ -11,6 +11,8 @@ MOST_CANDIDATES = 176  # agents that are searched for neighbours without sorting
 MOST_CPU_CANDIDATES = 64  # the same on a CPU
 LOOKED_AT_ONCE = 16  # agents in cells, some of them behind the last that counts
 LONGEST_LIST = 30  # nearest agents that are sorted in registers
+RECORD_WORDS = 8  # of an agent in cells in device memory: a sector of 32 bytes
+MOST_CARRIED = RECORD_WORDS - 3  # fields, beside its position and number
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class SearchMemory:
         positions_at: byte offset of the positions in the order of the cells.
         lists_at: byte offset of the lists.
         list_bytes: size of such a list.
+        carried: state fields that are sorted with the agents, since they may be observed of the nearest.
+        vicinity_bytes: shared memory of a warp for positions around its agents.
         size: bytes.
     """
 
@@ -36,11 +40,16 @@ class SearchMemory:
     positions_at: int = 0
     lists_at: int = 0
     list_bytes: int = 0
+    carried: tuple[str, ...] = ()
+    vicinity_bytes: int = 0
     size: int = 0
 
 
-def search_memory(environment: Environment, *, staged: bool) -> SearchMemory:
-    """What the lanes of a team need on a GPU, in shared memory if staged."""
+def search_memory(environment: Environment, *, staged: bool, observes: bool = False) -> SearchMemory:
+    """What the lanes of a team need on a GPU, in shared memory if staged.
+
+    Warps that search write the observations of their agents as well where state is not staged, if ``observes``.
+    """
     agents, neighbors = environment.num_agents, environment.neighbors()
     if neighbors == 0:
         return SearchMemory()
@@ -49,10 +58,16 @@ def search_memory(environment: Environment, *, staged: bool) -> SearchMemory:
     entries = min(neighbors, LONGEST_LIST) + 1
     list_bytes = align(_index_bytes(agents) * entries, 4)
     most_cells, agents_per_cell, positions_at, cells_bytes = 0, 1.0, 0, 0
+    carried: tuple[str, ...] = ()
+    vicinity = 0
     if agents > MOST_CANDIDATES:
         most_cells, agents_per_cell = _cells(agents, max(neighbors, 5) / 10)
-        positions_at = align(4 * (8 + most_cells + 4 + (agents if staged else 0)), 16)
-        cells_bytes = positions_at + (8 if staged else 16) * (agents + LOOKED_AT_ONCE - 1)
+        positions_at = align(4 * (8 + most_cells + 4) + (2 * agents if staged else 0), 4 * RECORD_WORDS)
+        cells_bytes = positions_at + (8 if staged else 4 * RECORD_WORDS) * (agents + LOOKED_AT_ONCE - 1)
+        if not staged:
+            fields = [field for field in environment.state_fields() if field.per == "agent" and not field.scratch]
+            carried = tuple(field.name for field in fields if field.shape == ())[: MOST_CARRIED if observes else 0]
+            vicinity = vicinity_bytes(min(neighbors, LONGEST_LIST))
     lists_at = align(max(gathered_bytes, cells_bytes), 16)
     return SearchMemory(
         candidates=candidates,
@@ -62,6 +77,8 @@ def search_memory(environment: Environment, *, staged: bool) -> SearchMemory:
         positions_at=positions_at,
         lists_at=lists_at,
         list_bytes=list_bytes,
+        carried=carried,
+        vicinity_bytes=vicinity,
         size=align(lists_at + agents * max(list_bytes, 8 if most_cells else 0), 16),  # those in cells, and their ranks
     )
 
@@ -94,7 +111,13 @@ def candidates_bytes(candidates: int, agents: int) -> int:
 
 def looking_bytes(agents: int) -> int:
     """Shared memory of a warp that looks for neighbours in cells; see ``bytes`` in search_in_rows_cuda.cuh."""
-    return 32 * (4 * 3 + _index_bytes(agents) * (2 * 8 + 16))
+    return 32 * (4 * 3 + _index_bytes(agents) * (2 * 8 + 32))
+
+
+def vicinity_bytes(neighbors: int) -> int:
+    """Shared memory of a warp for positions around its agents; see ``bytes`` in vicinity_cuda.cuh."""
+    of_row = LOOKED_AT_ONCE * -(-neighbors // 10)
+    return 8 * (3 * of_row + 128 + of_row)
 
 
 def _index_bytes(agents: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from gpu_marl_envs.backends.layout import RESIDENT_PHASED_WARPS, SEARCHING_WARPS, SHORTEST_IN_PIECES, Layout
+from gpu_marl_envs.backends.layout import RESIDENT_PHASED_WARPS, SHORTEST_IN_PIECES, Layout
 from gpu_marl_envs.backends.names import check_names, enum_name
 from gpu_marl_envs.spec import Environment, Field, Parameter
 
@@ -88,7 +88,8 @@ def translation_unit(
             _record_struct(environment),
             _arguments_struct(environment),
             _geometry_struct(environment, layout, autoreset),
-            _declared_struct(environment),
+            *(['#include "engine/field.cuh"'] if layout.search.carried else []),
+            _declared_struct(environment, layout),
             f'#include "engine/team_{team}.cuh"',
             f'#include "engine/search_{search}.cuh"',
             '#include "engine/environment.cuh"',
@@ -184,8 +185,8 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "threads": layout.threads,
         "blocks": layout.blocks,
         "resident_blocks": layout.resident_blocks,
-        "searching_warps": SEARCHING_WARPS,
-        "searching_blocks": RESIDENT_PHASED_WARPS // SEARCHING_WARPS,
+        "searching_warps": layout.searching_warps,
+        "searching_blocks": RESIDENT_PHASED_WARPS // layout.searching_warps,
         "unit_bytes": layout.unit_bytes,
         "row_lanes": layout.row_lanes,
         "stage_floats": layout.stage_floats,
@@ -199,6 +200,9 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
         "longest_list": layout.search.longest_list,
         "positions_at": layout.search.positions_at,
         "lists_at": layout.search.lists_at,
+        "carried": len(layout.search.carried),
+        "vicinity_at": layout.vicinity_at,
+        "vicinity_bytes": layout.search.vicinity_bytes,
         **{f"{name}_at": offset for name, offset in layout.offsets.items()},
     }
     switches = {
@@ -223,7 +227,7 @@ def _geometry_struct(environment: Environment, layout: Layout, autoreset: Autore
     return _struct("Geometry", lines)
 
 
-def _declared_struct(environment: Environment) -> str:
+def _declared_struct(environment: Environment, layout: Layout) -> str:
     groups = environment.agent_groups
     firsts = [sum(group.size for group in groups[:g]) for g in range(len(groups))]
     lines = [
@@ -240,8 +244,11 @@ def _declared_struct(environment: Environment) -> str:
     for p in environment.parameters():
         if p.dynamics:
             lines += _parameter_member(p, getattr(environment, p.name))
+    carried = layout.search.carried
     for field in environment.state_fields():
-        lines.append(f"{_C_TYPES[field.dtype]}* {field.name};  // {field.doc}")
+        c_type = _C_TYPES[field.dtype]
+        kind = f"Field<{c_type}, {carried.index(field.name)}>" if field.name in carried else f"{c_type}*"
+        lines.append(f"{kind} {field.name};  // {field.doc}")
     binds = [f"{p.name} = arguments.param_{p.name};" for p in runtime_parameters(environment)]
     lines.append("METHOD void bind(const Arguments& arguments) { (void)arguments; " + " ".join(binds) + " }")
     visits = []
@@ -249,11 +256,15 @@ def _declared_struct(environment: Environment) -> str:
         c_type = _C_TYPES[field.dtype]
         address = f"static_cast<{c_type}*>(nullptr)" if field.scratch else f"arguments.state_{field.name}"
         length, persists = field.length(environment.num_agents), _literal(not field.scratch)
-        visits.append(f"visit({field.name}, {address}, Geometry::{field.name}_at, {length}, {persists});")
+        array = f"{field.name}.array" if field.name in carried else field.name
+        visits.append(f"visit({array}, {address}, Geometry::{field.name}_at, {length}, {persists});")
     lines.append("template <class Visit>")
     lines.append("METHOD void visit_state(const Arguments& arguments, Visit visit) { (void)arguments; (void)visit;")
     lines += visits
     lines.append("}")
+    visits = [f"visit({name}, {k});" for k, name in enumerate(carried)]
+    lines.append("template <class Visit>")
+    lines.append("METHOD void visit_carried(Visit visit) { (void)visit; " + " ".join(visits) + " }")
     lines.append(_table("Range group_range", [f"Range{{{f}, {g.size}}}" for f, g in zip(firsts, groups, strict=True)]))
     lines.append(_table("int observation_size", [str(group.observation_size) for group in groups]))
     lines.append(_table("int action_width", [str(int(np.prod(group.action_shape))) for group in groups]))

@@ -84,9 +84,9 @@ struct Probe : Environment {
       row[4] = float(time);
     });
     const auto all_near = nearest<neighbors_observed>(agents, x, y, [&](int j) { return alive[j]; });
-    each_observation(many, all_near, [&](int i, auto row, auto near) {
+    each_observation(many, all_near, [&](auto i, auto row, auto near) {
       row.each(neighbors_observed, [&](int k) {
-        const int j = k < near.found ? near[k] : i;
+        const auto j = k < near.found ? near[k] : i;
         row[k] = k < near.found ? square(x[j] - x[i]) + square(y[j] - y[i]) : -1.0f;
         row[neighbors_observed + k] = k < near.found ? float(j) : -1.0f;
       });

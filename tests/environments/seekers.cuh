@@ -16,7 +16,10 @@ struct Seekers : Environment {
     const auto nearby = nearest<neighbors_observed>(hider, x, y, [&](int j) { return visible[j] != 0; }, within);
     each_observation(agents, nearby, [&](int i, auto row, auto near) {
       (void)i;
-      row.each(neighbors_observed, [&](int k) { row[k] = k < near.found ? float(near[k]) : -1.0f; });
+      row.each(neighbors_observed, [&](int k) {
+        const int found = near[k];  // any number, if that is nobody
+        row[k] = k < near.found ? float(found) : -1.0f;
+      });
     });
   }
 };

@@ -15,6 +15,7 @@ class Seekers(Environment):
     """Everybody observes the numbers of the nearest of those who hide; nobody moves."""
 
     id = "seekers-v0"
+    loop_by_loop = True
     state = (
         Field("x", "float32", "position"),
         Field("y", "float32", "position"),
