@@ -28,18 +28,9 @@ struct Nearest {
 
   // Adds agent j unless K others are nearer, or as near and of lower index.
   METHOD void insert(int j, float distance, float limit) {
-    insert(distance, limit, j, [&](int other) { return j < other; });
-  }
-
-  // The same with a name that stands for the agent: comes_before(other) says whether its index is lower.
-  template <class ComesBefore>
-  METHOD void insert(float distance, float limit, int name, ComesBefore comes_before) {
-    const auto precedes = [&](int k) {
-      return distance < distance_squared[k] || (distance == distance_squared[k] && comes_before(index[k]));
-    };
-    if (!(distance < limit) || !precedes(K - 1)) return;
+    if (!(distance < limit) || !precedes(j, distance, K - 1)) return;
     found += found < K ? 1 : 0;
-    shift_in(name, distance, precedes);
+    shift_in(j, distance, [&](int k) { return precedes(j, distance, k); });
   }
 
   // Adds agent j, whose index is higher than those of the list, unless K others are as near; does not count.
@@ -49,6 +40,10 @@ struct Nearest {
   }
 
  private:
+  METHOD bool precedes(int j, float distance, int k) const {
+    return (distance < distance_squared[k]) | ((distance == distance_squared[k]) & (j < index[k]));
+  }
+
   // Shifts all whom agent j precedes, without branches.
   template <class Precedes>
   METHOD void shift_in(int j, float distance, Precedes precedes) {

@@ -257,20 +257,32 @@ class SearchInRows {
     return first < second || (first == second && cells_.agent(one) < cells_.agent(two));
   }
 
-  // The exact way: adds all who may be near enough to a list, by insertion.
+  // The exact way: adds all who may be near enough to a list, by insertion, and then finds out where they are. Places
+  // would do from the start, but in a crowd at one point their numbers decide, and would be loaded for each comparison.
   METHOD void insert_all(Nearest<K>& found) const {
     const float reach = radius(Math::min(bound(), limit_));
+    each_within(reach, [&](int place) {
+      if (place != place_) found.insert(cells_.agent(place), distance_squared(place), limit_);
+    });
+    const Nearest<K> numbers = found;
+#pragma unroll
+    for (int k = 0; k < K; ++k) found.index[k] = 0;
+    each_within(reach, [&](int place) {
+      const int number = cells_.agent(place);
+#pragma unroll
+      for (int k = 0; k < K; ++k)
+        if (numbers.index[k] == number) found.index[k] = place;
+    });
+  }
+
+  template <class Visit>
+  METHOD void each_within(float reach, Visit visit) const {
     const int last = cells_.row_of(at_y_ + reach);
 #pragma unroll 1
     for (int row = cells_.row_of(at_y_ - reach); row <= last; ++row) {
       const Range stretch = cells_.stretch(row, cells_.column_of(at_x_ - reach), cells_.column_of(at_x_ + reach));
 #pragma unroll 1
-      for (int place = stretch.first; place < stretch.end(); ++place) {
-        const auto comes_before = [&](int other) { return cells_.agent(place) < cells_.agent(other); };
-        if (place != place_) found.insert(distance_squared(place), limit_, place, comes_before);
-      }
+      for (int place = stretch.first; place < stretch.end(); ++place) visit(place);
     }
-#pragma unroll
-    for (int k = 0; k < K; ++k) found.index[k] = Math::max(found.index[k], 0);
   }
 };

@@ -100,7 +100,8 @@ struct TagContinuous : Environment {
       const Motion mine = motion(i);
       row.each(observed, [&](int k) {
         const bool there = k < neighbor.found;
-        const auto j = there ? neighbor[k] : i;  // zeros where there is none
+        const auto found = neighbor[k];
+        const auto j = there ? found : i;  // zeros where there is none
         write_other(row, k, observed, mine, motion(j), full, there & tagger.has(j), there);
       });
       row[7 * observed] = float(time) * full.per_episode;
