@@ -180,13 +180,16 @@ def test_a_kernel_for_a_phase_leaves_nothing_as_a_call(monkeypatch: pytest.Monke
 
 
 @needs_nvcc
-def test_large_copies_of_few_taggers_have_a_number_of_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("taggers", "parts"), [(24, [0, 32, 0, 32, 0]), (100, [0, 128, 0, 32, 0, 32, 0])])
+def test_runners_look_at_few_taggers_alone_and_for_many_in_parts(
+    monkeypatch: pytest.MonkeyPatch, taggers: int, parts: list[int]
+) -> None:
     monkeypatch.setattr(layouts, "FEWEST_PHASED_AGENTS", 0)
     environment = registry.get("tag_continuous-v0").make(
-        num_taggers=100, num_runners=3400, use_full_observation=False, num_other_agents_observed=10
+        num_taggers=taggers, num_runners=3400, use_full_observation=False, num_other_agents_observed=10
     )
     layout, _ = cuda.compile_kernels(environment, AutoresetMode.SAME_STEP, "sm_90", SHARED_LIMITS["sm_90"], 3)
-    assert layout.grouped and [phases.part for phases in layout.phases["step"]] == [0, 32, 0, 32, 0]
+    assert layout.grouped and [phases.part for phases in layout.phases["step"]] == parts
 
 
 def test_searches_stand_between_groups_of_phases() -> None:
