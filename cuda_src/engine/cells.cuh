@@ -30,6 +30,11 @@ struct CellGrid : CellShape {
     return {first, start[lowest + last_column - first_column + 1] - first};
   }
 
+  // The same for the cells of a row that are within reach of a position.
+  METHOD Range stretch(int row, float at_x, float reach) const {
+    return stretch(row, column_of(at_x - reach), column_of(at_x + reach));
+  }
+
   METHOD float height() const { return 1.0f / per_height; }
 
   // Agents of a cell are no farther apart along its row, whatever was rounded.

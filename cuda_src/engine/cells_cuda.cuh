@@ -19,17 +19,15 @@ struct Cells : CellGrid {
     int who;  // its number, with marks
     int unused = 0;
 
-    METHOD int agent() const { return agent_of(who); }
+    METHOD int agent() const { return who & SortedAgent::numbers; }
     METHOD bool is_candidate() const { return (who & bystander) == 0; }
     METHOD bool asks() const { return (who & silent) == 0; }
   };
 
-  static constexpr int silent = 1 << 29;     // marks who does not ask
-  static constexpr int bystander = 1 << 30;  // and who is no candidate
+  static constexpr int silent = SortedAgent::numbers + 1;  // marks who does not ask
+  static constexpr int bystander = 2 * silent;             // and who is no candidate
   static constexpr bool together = !Geometry::staged;
   static constexpr int pieces = with_state ? SortedAgent::pieces : 1;  // of 16 bytes
-
-  METHOD static int agent_of(int who) { return who & (silent - 1); }
 
   // Marks and a number in half the room.
   using Who = std::uint16_t;
@@ -59,7 +57,7 @@ struct Cells : CellGrid {
   }
 
   METHOD int agent(int place) const {
-    if constexpr (together) return agent_of(record(place)->who);
+    if constexpr (together) return record(place)->agent();
     return who_is_at[place] & ((silent >> mark_shift) - 1);
   }
 

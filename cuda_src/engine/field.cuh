@@ -8,7 +8,7 @@
 struct SortedAgent {
   static constexpr int pieces = 2;                    // of a record, of four words
   static constexpr int number_at = 2, fields_at = 3;  // words of it; the position comes first
-  static constexpr std::uint32_t marks = 7u << 29;    // in the word of the number
+  static constexpr int numbers = (1 << 29) - 1;       // bits of that word; marks are above
 
   const uint4* records;  // [agents, pieces]
   int place;             // of the agent
@@ -17,7 +17,7 @@ struct SortedAgent {
     const uint4 piece = load(records + pieces * place + k / 4);
     return k % 4 == 0 ? piece.x : k % 4 == 1 ? piece.y : k % 4 == 2 ? piece.z : piece.w;
   }
-  METHOD operator int() const { return static_cast<int>(word(number_at) & ~marks); }
+  METHOD operator int() const { return static_cast<int>(word(number_at)) & numbers; }
 
  private:
   // All words at once, and once for all that are asked for, since a compiler takes them for a function of the address:

@@ -28,7 +28,7 @@ class SearchInRows {
   static constexpr int starts = most_numbers / left_at_once;
   static constexpr int bytes =  // of a warp's memory
       32 * (rows * int(sizeof(float)) + (2 * most_stretches + starts) * int(sizeof(Place)));
-  static_assert(Geometry::most_cells == 0 || bytes <= 4 * Geometry::warp_stage_floats, "as in search_memory.py");
+  static_assert(Geometry::most_cells == 0 || bytes <= Geometry::vicinity_at, "as in search_memory.py");
 
   METHOD SearchInRows(const Cells<true>& cells, unsigned char* memory, unsigned char* vicinity, int lane, float limit)
       : cells_(cells),
@@ -150,7 +150,7 @@ class SearchInRows {
     for (; todo != 0; todo &= todo - 1) {
       const int row = from + __ffs(todo) - 1;
       const float along = radius(Math::max(rest_along(row, farthest), 0.0f));
-      const Range needed = cells_.stretch(row, cells_.column_of(at_x_ - along), cells_.column_of(at_x_ + along));
+      const Range needed = cells_.stretch(row, at_x_, along);
       const int nth = row - first_row;
       const bool is_nearby = nth >= 0 && nth < rows;
       const Range seen = is_nearby ? Range(stretch_[32 * nth]) : Range{needed.end(), 0};
@@ -280,7 +280,7 @@ class SearchInRows {
     const int last = cells_.row_of(at_y_ + reach);
 #pragma unroll 1
     for (int row = cells_.row_of(at_y_ - reach); row <= last; ++row) {
-      const Range stretch = cells_.stretch(row, cells_.column_of(at_x_ - reach), cells_.column_of(at_x_ + reach));
+      const Range stretch = cells_.stretch(row, at_x_, reach);
 #pragma unroll 1
       for (int place = stretch.first; place < stretch.end(); ++place) visit(place);
     }

@@ -30,14 +30,11 @@ struct SearchInCells {
     Nearest<K> best;
     best.clear();
     if (cells.size == 0 || !is_somewhere(search, i)) return best;
-    const auto stretch_of = [&](int row, float reach) {
-      return cells.stretch(row, cells.column_of(at_x - reach), cells.column_of(at_x + reach));
-    };
     const float limit = radius(search.limit);
     const int first_row = cells.row_of(at_y - limit), last_row = cells.row_of(at_y + limit);
     if (4.0f * limit < cells.height() && last_row - first_row <= 1) {
-      const Range one = stretch_of(first_row, limit);
-      const Range other = last_row > first_row ? stretch_of(last_row, limit) : Range{0, 0};
+      const Range one = cells.stretch(first_row, at_x, limit);
+      const Range other = last_row > first_row ? cells.stretch(last_row, at_x, limit) : Range{0, 0};
       const int shift = other.first - one.size;
       take(i, at_x, at_y, one.size + other.size, best, [&](int k) { return k + (k < one.size ? one.first : shift); });
       return best;
@@ -51,7 +48,7 @@ struct SearchInCells {
       if (!back && !forth) return best;
 #pragma unroll 1
       for (int side = back ? 0 : 1; side < (forth && away > 0 ? 2 : 1); ++side) {
-        const Range stretch = stretch_of(side == 0 ? home - away : home + away, reach);
+        const Range stretch = cells.stretch(side == 0 ? home - away : home + away, at_x, reach);
         take(i, at_x, at_y, stretch.size, best, [&](int k) { return stretch.first + k; });
       }
     }
