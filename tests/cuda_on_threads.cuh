@@ -40,7 +40,6 @@ struct alignas(16) uint4 {
 
 static void __syncwarp() { warp_barrier[thread / 32].arrive_and_wait(); }
 static void __syncthreads() { block_barrier.arrive_and_wait(); }
-static int __syncthreads_or(int) { std::abort(); }
 static int __syncthreads_count(int mine) {
   static std::atomic<int> count;
   if (thread == 0) count = 0;
@@ -51,6 +50,7 @@ static int __syncthreads_count(int mine) {
   __syncthreads();
   return result;
 }
+static int __syncthreads_or(int mine) { return __syncthreads_count(mine != 0) > 0; }
 
 template <class Combine>
 static std::uint32_t over_warp(std::uint32_t mine, Combine combine) {

@@ -157,7 +157,6 @@ struct Lane : Searcher {
       };
       visit_all(prepare<LISTED>(what, all, asks));
     }
-#if PHASED
     Totals found;
     side_by_side<5>([&](int call) {
       if (call == 0) found.sum = sum(some, [](int i) { return value[i]; });
@@ -167,10 +166,9 @@ struct Lane : Searcher {
       if (call == 4) found.any = any(some, [](int i) { return asking[i]; });
     });
     found.any_at_all = any(some, [](int i) { return value[i] > 1000; });
-    if (is_leader()) {
-      totals = found;
-      clear_words();
-    }
+    if (is_leader()) totals = found;
+#if PHASED
+    if (is_leader()) clear_words();
     return phase_ + 1;
 #else
     return 1;
@@ -203,7 +201,7 @@ static bool are_totals_wrong() {
     expected.any |= asking[i];
     if (std::round(value[i]) < std::round(value[expected.argmin])) expected.argmin = i;
   }
-  return PHASED && !(totals == expected);
+  return !(totals == expected);
 }
 
 static bool is_wrong(int i, float limit) {

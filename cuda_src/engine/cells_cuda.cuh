@@ -7,7 +7,7 @@
 #include "ordered.cuh"
 #include "portable.cuh"
 
-constexpr int at_once = Geometry::staged ? 1 : 4;  // agents that a lane loads before it looks at the first
+constexpr int at_once = 4;  // agents that a lane loads before it looks at the first
 
 // Agents in the order of their cells. In device memory all that is known about one lies side by side, with what is
 // observed of it if `with_state`; in shared memory it takes as little as may be.
@@ -271,7 +271,7 @@ class CellSorter : public Team {
   template <class Agents>
   METHOD static constexpr int loaded_at_once() {
     constexpr int of_lane = (most_of<Agents> + Geometry::lanes - 1) / Geometry::lanes;
-    constexpr int most = Geometry::staged ? 1 : Geometry::grouped ? 3 : Geometry::phased ? 8 : 4;
+    constexpr int most = Geometry::grouped ? 3 : Geometry::phased ? 8 : 4;
     return of_lane < most ? of_lane : most;
   }
 
