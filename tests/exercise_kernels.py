@@ -36,6 +36,7 @@ CASES = [
     ("tag_continuous-v0", 3, {"num_taggers": 5, "num_runners": 20, **NEAREST, "num_other_agents_observed": 30}),
     ("tag_continuous-v0", 3, {"num_taggers": 10, "num_runners": 100, **NEAREST}),
     ("tag_continuous-v0", 2, {"num_taggers": 10, "num_runners": 60}),
+    ("tag_continuous-v0", 3, {"num_taggers": 50, "num_runners": 450, **NEAREST}),
     ("tag_continuous-v0", 1, {"num_taggers": 100, "num_runners": 7000, **NEAREST}),
     ("cartpole-v1", 131, {}),
     ("pursuit-v5", 21, {}),
@@ -53,6 +54,7 @@ CASES = [
     ("corridor-v0", 2, {"num_walkers": 60}),
     ("probe-v0", 37, {}),
     ("probe-v0", 3, {"num_many": 60}),
+    ("probe-v0", 2, {"num_many": 400}),
     ("probe-v0", 2, {"num_many": 100, "neighbors_observed": 70}),
 ]
 # What a lane plays alone where there are many copies.
