@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-KERNELS = $(shell find cuda_src tests examples benchmarks -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
+KERNELS = $(shell find cuda_src tests examples benchmarks -name '*.cuh' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')
 PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadgroup
 SANITIZED := tests/test_tag_gridworld.py tests/test_tag_continuous.py tests/test_batched.py tests/test_action_masks.py \
   tests/test_training_kernels.py
