@@ -52,6 +52,7 @@ static int __syncthreads_count(int mine) {
 }
 static int __syncthreads_or(int mine) { return __syncthreads_count(mine != 0) > 0; }
 
+// Also orders what lanes have written, which CUDA does not promise.
 template <class Combine>
 static std::uint32_t over_warp(std::uint32_t mine, Combine combine) {
   exchanged[thread / 32][thread % 32] = mine;
@@ -111,15 +112,16 @@ static T __shfl_xor_sync(unsigned, T mine, int distance) {
   return from_lane(mine, thread % 32 ^ distance);
 }
 
-static int atomicAdd(int* target, int amount) { return std::atomic_ref<int>(*target).fetch_add(amount); }
-static unsigned atomicAdd(unsigned* target, unsigned amount) {
-  return std::atomic_ref<unsigned>(*target).fetch_add(amount);
+// Like those of CUDA, these do not order what is around them.
+template <class T>
+static T atomicAdd(T* target, std::type_identity_t<T> amount) {
+  return std::atomic_ref<T>(*target).fetch_add(amount, std::memory_order_relaxed);
 }
 template <class T>
 static void atomicMax(T* target, T value) {
   std::atomic_ref<T> atomic(*target);
-  T present = atomic.load();
-  while (value > present && !atomic.compare_exchange_weak(present, value)) {
+  T present = atomic.load(std::memory_order_relaxed);
+  while (value > present && !atomic.compare_exchange_weak(present, value, std::memory_order_relaxed)) {
   }
 }
 

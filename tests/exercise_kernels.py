@@ -24,7 +24,7 @@ from environments.probe import Probe
 
 NEAREST = {"use_full_observation": False, "num_other_agents_observed": 10, "tagging_distance": 0.1}
 # (environment, copies, parameters): packed copies with a last warp that is not full, rows that lanes share, a block
-# for each copy, and copies too large for shared memory.
+# for each copy, agents in cells of shared memory, and copies too large for it.
 CASES = [
     ("tag_gridworld-v0", 131, {"num_taggers": 4, "grid_length": 3}),
     ("tag_gridworld-v0", 131, {"num_taggers": 4, "grid_length": 3, "use_full_observation": False}),

@@ -1,7 +1,7 @@
 // Runs the GPU's search for nearest agents on a CPU, a thread for each lane, and compares it with everyone looking at
-// each. What lanes do together is done over barriers of threads (cuda_on_threads.cuh). Where each phase is a launch of
-// its own (PHASED), the threads play the blocks of a launch in turn, and reductions are compared with those of one
-// thread.
+// each; reductions as well, with those of one thread. What lanes do together is done over barriers of threads
+// (cuda_on_threads.cuh). Where each phase is a launch of its own (PHASED), the threads play the blocks of a launch in
+// turn.
 //
 // The layout of memory comes as macros, from the package itself.
 #include <algorithm>

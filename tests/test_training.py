@@ -535,6 +535,7 @@ def test_bfloat16_changes_little(make: Make) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # torch.compile's advice
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses them itself
 def test_a_compiled_loss_gives_the_same_update(make: Make) -> None:
     weights = []

@@ -7,8 +7,6 @@
 #include "ordered.cuh"
 #include "portable.cuh"
 
-constexpr int at_once = 4;  // agents that a lane loads before it looks at the first
-
 // Agents in the order of their cells. In device memory all that is known about one lies side by side, with what is
 // observed of it if `with_state`; in shared memory it takes as little as may be.
 template <bool with_state>

@@ -22,6 +22,8 @@ using NeighborIndex = Candidates<Geometry::candidates>::Index;
 // that; else row by row, outwards, as whoever is found soon limits how far to look.
 template <int K, class Agents, class Eligible>
 struct SearchInCells {
+  static constexpr int at_once = 4;  // candidates, which a lane waits for together
+
   Search<K, Agents, Eligible> search;
   Cells<false> cells;  // of the candidates alone
 
