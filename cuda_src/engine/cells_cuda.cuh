@@ -29,8 +29,8 @@ struct Cells : CellGrid {
 
   // Marks and a number in half the room.
   using Who = std::uint16_t;
-  static constexpr int mark_shift = 15;
-  static_assert(together || Geometry::num_agents < silent >> mark_shift, "marks are above a number");
+  static constexpr int mark_shift = 15, short_numbers = SortedAgent::numbers >> mark_shift;
+  static_assert(together || Geometry::num_agents <= short_numbers, "marks are above a number");
 
   float2* position_of;  // [size] unless they lie together
   Who* who_is_at;       // [size] unless they lie together
@@ -43,7 +43,7 @@ struct Cells : CellGrid {
   METHOD Member at(int place) const {
     if constexpr (together) return *record(place);
     const int who = who_is_at[place], marks = (who << mark_shift) & (silent | bystander);
-    return {position_of[place].x, position_of[place].y, (who & ((silent >> mark_shift) - 1)) | marks};
+    return {position_of[place].x, position_of[place].y, (who & short_numbers) | marks};
   }
 
   METHOD const Member* record(int place) const { return member + pieces * place; }
@@ -56,7 +56,7 @@ struct Cells : CellGrid {
 
   METHOD int agent(int place) const {
     if constexpr (together) return record(place)->agent();
-    return who_is_at[place] & ((silent >> mark_shift) - 1);
+    return who_is_at[place] & short_numbers;
   }
 
   // The numbers of those who have been found at some places.
@@ -67,9 +67,7 @@ struct Cells : CellGrid {
     return found;
   }
 
-  // Who is no candidate is put infinitely far away.
   METHOD void put(int place, Member value) const {
-    if (!value.is_candidate()) value.y = Math::infinity;
     if constexpr (together) {
       member[pieces * place] = value;
     } else {
@@ -83,7 +81,6 @@ struct Cells : CellGrid {
   // of a sector as for all of it. carry(j, nth, word) sets the words of the nth piece that tell of agent j's state.
   template <class Carry>
   METHOD void put_with_state(int place, Member value, int j, Carry carry) const {
-    if (!value.is_candidate()) value.y = Math::infinity;
     static_assert(SortedAgent::pieces == 2, "one for each of two lanes");
     const int nth = static_cast<int>(threadIdx.x) & 1;
 #pragma unroll
@@ -242,10 +239,12 @@ class CellSorter : public Team {
         }
 #pragma unroll
         for (int k = 0; k < taken_at_once; ++k) {
+          auto member = some[k];
+          if (!member.is_candidate()) member.y = Math::infinity;  // nobody is to find it
           if constexpr (with_state && Cells::together && Geometry::carried > 0)
-            cells.put_with_state(place[k], some[k], number_of(some[k]), carry);
+            cells.put_with_state(place[k], member, number_of(member), carry);
           else if (place[k] >= 0)
-            cells.put(place[k], some[k]);
+            cells.put(place[k], member);
         }
       });
     });
